@@ -1,0 +1,243 @@
+//! What the steps of an incremental run tell each other, and the SQL that follows from it.
+//!
+//! `diff-manifest` publishes [`Batches`] about the table of pending batches, `collect-ids` publishes [`Ids`] about the
+//! table of ids. A step of your own that takes ids reads the events of exactly these ids with [`Ids::events`], so that
+//! it keeps the promises of the built-in one: whole keys, no event of a batch that is not processed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bindings::stepwell::step::types::Failure;
+use crate::planner::Run;
+use crate::settings::Expr;
+use crate::source::Source;
+use crate::sql;
+use crate::sql::{Ident, Literal, Sql, TableName, join};
+
+/// Columns that a table of ids has besides its key; no key column may be called so.
+pub const IDS_COLUMNS: [&str; 2] = ["since", "events"];
+
+/// What is known about the table of pending batches. Its columns: `batch`, `events`, `first_time`, `last_time`,
+/// `events_before` (NULL unless the batch was processed before and has changed since).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batches {
+    /// Number of pending batches.
+    pub batches: u64,
+    /// Number of those that were processed before and have changed since.
+    pub reopened: u64,
+    /// Number of events in pending batches.
+    pub events: u64,
+    /// The oldest pending batch, in its text form.
+    pub first: String,
+    /// The youngest pending batch, in its text form.
+    pub last: String,
+    /// Number of events within the lookback that belong to no batch, since theirs is NULL.
+    pub events_without_batch: u64,
+}
+
+/// What is known about a table of ids. Its columns: those of the key, `since` (the time from which the id's events must
+/// be read, included) and `events` (how many of them are in pending batches).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ids {
+    /// The key's columns with their expressions over events and contexts.
+    pub key: Vec<KeyColumn>,
+    /// Alias of the table of pending batches.
+    pub batches: String,
+    /// Whether `since` bounds the events of an id from below; without it they are all read.
+    pub bounded: bool,
+    /// Contexts that the key's expressions name.
+    pub contexts: Vec<String>,
+}
+
+/// One column of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyColumn {
+    /// Its name in the table of ids and in the derived table.
+    pub name: String,
+    /// Its expression over the columns of the events.
+    pub expression: String,
+}
+
+impl Ids {
+    /// Returns the expressions of the key, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] if the step that published them wrote no expressions.
+    pub fn expressions(&self) -> Result<Vec<Expr>, Failure> {
+        let read = |column: &KeyColumn| {
+            Expr::new(column.expression.clone()).map_err(|error| Failure::new("wrong-table", error))
+        };
+        self.key.iter().map(read).collect()
+    }
+
+    /// Returns `FROM … WHERE …`: the events of the ids in the scratch table `alias`, as `e`, with the ids as `ids`.
+    ///
+    /// Only events of processed and of pending batches come, so that what is computed from them equals a rebuild over the
+    /// batches in the manifest; a batch that is still being loaded waits for its own run. `e` also has `stepwell_key_1`, …
+    /// for the key, and `stepwell_place`, the row's place in the table, if `place`.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] if the workflow has no source, or a context that the key names is not declared there.
+    pub fn events(&self, run: &Run, alias: &str, place: bool) -> Result<Sql, Failure> {
+        let source = run.source()?;
+        let ids = run.scratch(alias);
+        let rows = keyed_events(source, &self.expressions()?, &self.contexts, place)?;
+        let mut on: Vec<Sql> = self
+            .key
+            .iter()
+            .enumerate()
+            .map(|(at, column)| {
+                sql!(
+                    "e.{key} = ids.{name}",
+                    key = Ident(&key_alias(at)),
+                    name = Ident(&column.name)
+                )
+            })
+            .collect();
+        let mut conditions = Vec::new();
+        if self.bounded {
+            let time = Ident(&source.time);
+            on.push(sql!("e.{time} >= ids.since", time = time));
+            // The same bound for all ids at once lets a sort key, or a BRIN index, skip what lies before it.
+            conditions.push(sql!(
+                "e.{time} >= (SELECT min(since) FROM {ids})",
+                time = time,
+                ids = ids
+            ));
+        }
+        conditions.push(is_processed(run, &run.scratch(&self.batches))?);
+        Ok(sql!(
+            "FROM {ids} AS ids\nJOIN {rows} AS e\n  ON {on}\nWHERE {conditions}",
+            ids = ids,
+            rows = rows,
+            on = join(on, "\n  AND "),
+            conditions = join(conditions, "\n  AND "),
+        ))
+    }
+
+    /// Returns the tables that [`events`](Self::events) reads.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] as for [`events`](Self::events).
+    pub fn reads(&self, run: &Run, alias: &str) -> Result<Vec<TableName>, Failure> {
+        let source = run.source()?;
+        let mut tables = vec![
+            run.scratch(alias),
+            source.events.clone(),
+            run.scratch(&self.batches),
+            run.manifest()?,
+        ];
+        for name in &self.contexts {
+            tables.push(context(source, name)?.table.clone());
+        }
+        Ok(tables)
+    }
+}
+
+/// Returns the condition that event `e` of [`keyed_events`] belongs to a pending or a processed batch.
+///
+/// # Errors
+///
+/// [`Failure`] if the host did not name the manifest.
+pub fn is_processed(run: &Run, batches: &TableName) -> Result<Sql, Failure> {
+    if run.full_refresh() {
+        return Ok(sql!(
+            "e.stepwell_batch IN (SELECT batch FROM {batches})",
+            batches = batches
+        ));
+    }
+    Ok(sql!(
+        "e.stepwell_batch IN (\n    SELECT batch FROM {batches}\n    UNION ALL\n    SELECT batch FROM {manifest} WHERE playbook = {playbook}\n  )",
+        batches = batches,
+        manifest = run.manifest()?,
+        playbook = Literal(run.playbook()),
+    ))
+}
+
+/// Returns, in brackets, the events with the columns `stepwell_batch` and `stepwell_key_1`, …
+///
+/// The expressions stand in a subquery of their own, where no other table's columns can be meant by a bare name. Postgres
+/// folds it into the query around it, so that an index on a column is used all the same.
+///
+/// # Errors
+///
+/// [`Failure`] if a context is not declared, or the source has no event id to join it by.
+pub fn keyed_events(
+    source: &Source,
+    key: &[Expr],
+    contexts: &[String],
+    place: bool,
+) -> Result<Sql, Failure> {
+    let mut columns = vec![
+        sql!("e.*"),
+        sql!("({batch}) AS stepwell_batch", batch = source.batch),
+    ];
+    if place {
+        columns.push(sql!("e.ctid AS stepwell_place"));
+    }
+    for (at, expression) in key.iter().enumerate() {
+        columns.push(sql!(
+            "({expression}) AS {alias}",
+            expression = expression,
+            alias = Ident(&key_alias(at))
+        ));
+    }
+    let mut from = sql!("{events} AS e", events = source.events);
+    for name in contexts {
+        let context = context(source, name)?;
+        from = sql!(
+            "{from}\n  JOIN (SELECT {id} AS stepwell_event, {columns} FROM {table}) AS {name}\n    ON {name}.stepwell_event = e.{event_id}",
+            from = from,
+            id = Ident(&context.event_id),
+            columns = sql::idents(&context.columns),
+            table = context.table,
+            name = Ident(name),
+            event_id = Ident(event_id(source)?),
+        );
+    }
+    Ok(sql!(
+        "(\n  SELECT {columns}\n  FROM {from}\n)",
+        columns = join(columns, ", "),
+        from = from,
+    ))
+}
+
+/// Returns the name of the key's column `at`, from 0, in [`keyed_events`].
+pub fn key_alias(at: usize) -> String {
+    format!("stepwell_key_{}", at + 1)
+}
+
+/// Returns a declared context.
+///
+/// # Errors
+///
+/// [`Failure`] if the source declares none of that name.
+pub fn context<'a>(source: &'a Source, name: &str) -> Result<&'a crate::source::Context, Failure> {
+    source.contexts.get(name).ok_or_else(|| {
+        Failure::new(
+            "unknown-context",
+            format!("context \"{name}\" is not declared"),
+        )
+        .with_setting("/contexts")
+        .with_help(format!(
+            "Declare it in the workflow: `source: {{ contexts: {{ {name}: … }} }}`."
+        ))
+    })
+}
+
+/// Returns the column that names an event.
+///
+/// # Errors
+///
+/// [`Failure`] if the source does not say.
+pub fn event_id(source: &Source) -> Result<&str, Failure> {
+    source.event_id.as_deref().ok_or_else(|| {
+        Failure::new(
+            "no-event-id",
+            "contexts and event ids need to know which column names an event",
+        )
+        .with_help("Add `event-id:` to the workflow's `source:`.")
+    })
+}
