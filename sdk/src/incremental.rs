@@ -106,7 +106,7 @@ impl Ids {
                 ids = ids
             ));
         }
-        conditions.push(is_processed(run, &run.scratch(&self.batches))?);
+        conditions.push(is_processed(run, &run.scratch(&self.batches))?.indented(2));
         Ok(sql!(
             "FROM {ids} AS ids\nJOIN {rows} AS e\n  ON {on}\nWHERE {conditions}",
             ids = ids,
@@ -149,7 +149,7 @@ pub fn is_processed(run: &Run, batches: &TableName) -> Result<Sql, Failure> {
         ));
     }
     Ok(sql!(
-        "e.stepwell_batch IN (\n    SELECT batch FROM {batches}\n    UNION ALL\n    SELECT batch FROM {manifest} WHERE playbook = {playbook}\n  )",
+        "e.stepwell_batch IN (\n  SELECT batch FROM {batches}\n  UNION ALL\n  SELECT batch FROM {manifest} WHERE playbook = {playbook}\n)",
         batches = batches,
         manifest = run.manifest()?,
         playbook = Literal(run.playbook()),
@@ -158,7 +158,7 @@ pub fn is_processed(run: &Run, batches: &TableName) -> Result<Sql, Failure> {
 
 /// Returns, in brackets, the events with the columns `stepwell_batch` and `stepwell_key_1`, …
 ///
-/// The expressions stand in a subquery of their own, where no other table's columns can be meant by a bare name. Postgres
+/// An event without a row in a context comes with NULLs there. The expressions stand in a subquery of their own, where no other table's columns can be meant by a bare name. Postgres
 /// folds it into the query around it, so that an index on a column is used all the same.
 ///
 /// # Errors
@@ -188,7 +188,7 @@ pub fn keyed_events(
     for name in contexts {
         let context = context(source, name)?;
         from = sql!(
-            "{from}\n  JOIN (SELECT {id} AS stepwell_event, {columns} FROM {table}) AS {name}\n    ON {name}.stepwell_event = e.{event_id}",
+            "{from}\n  LEFT JOIN (SELECT {id} AS stepwell_event, {columns} FROM {table}) AS {name}\n    ON {name}.stepwell_event = e.{event_id}",
             from = from,
             id = Ident(&context.event_id),
             columns = sql::idents(&context.columns),
@@ -200,7 +200,7 @@ pub fn keyed_events(
     Ok(sql!(
         "(\n  SELECT {columns}\n  FROM {from}\n)",
         columns = join(columns, ", "),
-        from = from,
+        from = from.indented(2),
     ))
 }
 

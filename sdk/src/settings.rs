@@ -73,6 +73,11 @@ table! {
     DerivedTable, "writes-derived"
 }
 
+table! {
+    /// A table that this step vacuums or analyses, `schema.table`; its rows stay as they are.
+    MaintainedTable, "maintains-table"
+}
+
 /// A column that this step reads, `schema.table.column`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadColumn(pub ColumnPath);

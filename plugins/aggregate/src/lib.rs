@@ -1,0 +1,514 @@
+//! `aggregate`: the rows of this run's ids, computed again from all of their events, into scratch.
+//!
+//! ```yaml
+//! - id: sessions
+//!   uses: aggregate
+//!   with:
+//!     ids: session_ids
+//!     into: sessions
+//!     dedupe: { by: event_id, earliest: [collector_tstamp, etl_tstamp] }
+//!     columns:
+//!       start_tstamp: min(derived_tstamp)
+//!       page_views: count(*) FILTER (WHERE event_name = 'page_view')
+//! ```
+//!
+//! The key's columns come first by themselves. Where columns are not enough, `query:` takes a SELECT whose tables stand
+//! in double braces: `{{ events }}` (the ids' events, deduplicated), `{{ ids }}`, and each context by its name.
+//!
+//! With a query, or with contexts, the events are written to a scratch table first and measured there: a statement that
+//! joins rows that the database knows nothing about is planned for one row, and that is how such models fall off a cliff.
+//! Only the columns that the expressions name are copied.
+//!
+//! What it does not do: look at the derived table. It computes what a rebuild would.
+
+mod shape;
+
+use stepwell_sdk::catalog;
+use stepwell_sdk::incremental::{Ids, context, event_id, key_alias};
+use stepwell_sdk::planner::{Ask, Plan, Run, Stop};
+use stepwell_sdk::settings::{Columns, Expr, ScratchInput, ScratchOutput, SqlText};
+use stepwell_sdk::sql::{Ident, Sql, TableName, join, render};
+use stepwell_sdk::{Failure, Settings, export_planner, scratch, sql};
+
+use shape::Needed;
+
+/// Settings of `aggregate`.
+#[derive(serde::Deserialize, Settings)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct With {
+    /// The ids whose rows are computed, from `collect-ids`.
+    ids: ScratchInput,
+    /// Takes the rows.
+    into: ScratchOutput,
+    /// Which copy of an event counts when it was sent more than once. Copies are looked for among the events of one id.
+    dedupe: Option<Dedupe>,
+    /// A condition that events must meet to be counted at all.
+    #[serde(rename = "where")]
+    condition: Option<Expr>,
+    /// The columns by name, each an expression that is valid under GROUP BY the key.
+    columns: Option<Columns>,
+    /// Instead of columns: a SELECT that yields the rows, with the key's columns among its own.
+    query: Option<SqlText>,
+    /// Contexts of the source that the expressions or the query name.
+    #[serde(default)]
+    contexts: Vec<String>,
+}
+
+/// How copies of an event are told apart.
+#[derive(serde::Deserialize, Settings)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Dedupe {
+    /// The column that names an event.
+    by: String,
+    /// The copy with the smallest values of these columns counts, the first column before the second. Of copies that are
+    /// equal in all of them the one that was stored first counts, where the database can tell.
+    earliest: Vec<String>,
+}
+
+/// Answers with the statements that fill the table of rows.
+pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
+    let source = run.source()?;
+    let ids: Ids = run
+        .about(with.ids.alias())
+        .map_err(|failure| failure.with_setting("/ids"))?;
+    let body =
+        match (&with.columns, &with.query) {
+            (Some(columns), None) => Body::Columns(columns),
+            (None, Some(query)) => Body::Query(query),
+            _ => {
+                return Err(Failure::new("columns-or-query", "expected either columns or a query")
+                .with_setting("/columns")
+                .with_help("Write `columns:` with an expression for each, or `query: { file: … }`.")
+                .into());
+            }
+        };
+    let columns = ask.one(catalog::columns(&source.events))?;
+    if columns.is_empty() {
+        return Err(Failure::new(
+            "missing-table",
+            format!("table {} does not exist", source.events),
+        )
+        .with_help("Check `source: { events: … }` in the workflow file.")
+        .into());
+    }
+    let place = with.dedupe.is_some() && catalog::is_plain_table(columns);
+    let columns = catalog::read_columns(columns);
+    if let Some(dedupe) = &with.dedupe {
+        check_dedupe(dedupe, &source.events, &columns)?;
+    }
+    let aggregate = Aggregate {
+        run,
+        with: &with,
+        ids: &ids,
+        place,
+    };
+    let into = run.scratch(with.into.alias());
+    let mut contexts = with.contexts.clone();
+    contexts.extend(ids.contexts.iter().cloned());
+    contexts.sort();
+    contexts.dedup();
+
+    let plan = match body {
+        Body::Columns(list) if contexts.is_empty() => {
+            let rows = aggregate.deduplicated(&[sql!("e.*")])?;
+            let select =
+                aggregate.grouped(list, &sql!("(\n  {rows}\n) AS e", rows = rows.indented(2)))?;
+            let reads = ids.reads(run, with.ids.alias())?;
+            Plan::new().run_all(scratch::fill(run, &into, "compute rows", &select, &reads))
+        }
+        body => {
+            let needed = Needed::of(&body, &with, &ids, source)?;
+            aggregate.in_stages(&body, &needed.among(&columns), &contexts, &into)?
+        }
+    };
+    Ok(plan)
+}
+
+/// What computes the rows.
+pub enum Body<'a> {
+    /// Expressions under GROUP BY.
+    Columns(&'a Columns),
+    /// A SELECT of the user's.
+    Query(&'a SqlText),
+}
+
+fn check_dedupe(
+    dedupe: &Dedupe,
+    events: &TableName,
+    columns: &[catalog::ColumnInfo],
+) -> Result<(), Failure> {
+    let pointed = [("/dedupe/by", &dedupe.by)].into_iter();
+    let pointed = pointed.chain(
+        dedupe
+            .earliest
+            .iter()
+            .map(|name| ("/dedupe/earliest", name)),
+    );
+    for (pointer, name) in pointed {
+        if !columns.iter().any(|column| column.name == *name) {
+            return Err(Failure::new(
+                "missing-column",
+                format!("table {events} has no column \"{name}\""),
+            )
+            .with_setting(pointer));
+        }
+    }
+    Ok(())
+}
+
+struct Aggregate<'a> {
+    run: &'a Run,
+    with: &'a With,
+    ids: &'a Ids,
+    /// Whether a row's place in the table can decide between equal copies.
+    place: bool,
+}
+
+impl Aggregate<'_> {
+    /// The events of the ids, each once, with these columns.
+    fn deduplicated(&self, columns: &[Sql]) -> Result<Sql, Failure> {
+        let events = self
+            .ids
+            .events(self.run, self.with.ids.alias(), self.place)?;
+        let events = match &self.with.condition {
+            Some(condition) => self.filtered(&events, condition),
+            None => events,
+        };
+        let columns = join(columns, ", ");
+        let Some(dedupe) = &self.with.dedupe else {
+            return Ok(sql!(
+                "SELECT {columns}\n{events}",
+                columns = columns,
+                events = events
+            ));
+        };
+        let mut one: Vec<Sql> = Vec::new();
+        // A key that lies in a context is not yet settled here: an event may have several rows there, and counts as
+        // having none then.
+        if self.ids.contexts.is_empty() {
+            one.extend(
+                (0..self.ids.key.len()).map(|at| sql!("e.{key}", key = Ident(&key_alias(at)))),
+            );
+        }
+        one.push(sql!("e.{by}", by = Ident(&dedupe.by)));
+        let one = join(one, ", ");
+        let mut order = vec![one.clone()];
+        order.extend(
+            dedupe
+                .earliest
+                .iter()
+                .map(|name| sql!("e.{name}", name = Ident(name))),
+        );
+        if self.place {
+            order.push(sql!("e.stepwell_place"));
+        }
+        Ok(sql!(
+            "SELECT DISTINCT ON ({one}) {columns}\n{events}\nORDER BY {order}",
+            one = one,
+            columns = columns,
+            events = events,
+            order = join(order, ", "),
+        ))
+    }
+
+    /// The condition sees the events alone, so that its bare names mean their columns.
+    fn filtered(&self, events: &Sql, condition: &Expr) -> Sql {
+        sql!(
+            "FROM (\n  SELECT e.*\n  {events}\n) AS e\nWHERE ({condition})",
+            events = events.indented(2),
+            condition = condition,
+        )
+    }
+
+    /// The rows by expressions, from events that go by `e`.
+    fn grouped(&self, columns: &Columns, from: &Sql) -> Result<Sql, Failure> {
+        let key = self.ids.expressions()?;
+        let named = self.ids.key.iter().zip(&key);
+        let missing = named.filter(|(column, _)| !columns.names().any(|name| name == column.name));
+        let mut list: Vec<Sql> = missing
+            .map(|(column, expr)| sql!("{expr} AS {name}", expr = expr, name = Ident(&column.name)))
+            .collect();
+        list.extend(
+            columns
+                .0
+                .iter()
+                .map(|(name, expr)| sql!("{expr} AS {name}", expr = expr, name = Ident(name))),
+        );
+        Ok(sql!(
+            "SELECT\n  {list}\nFROM {from}\nGROUP BY {key}",
+            list = join(list, ",\n  "),
+            from = from,
+            key = join(&key, ", "),
+        ))
+    }
+
+    /// Events, then contexts, then rows, each in a table of its own that is measured before the next one reads it.
+    fn in_stages(
+        &self,
+        body: &Body<'_>,
+        columns: &[String],
+        contexts: &[String],
+        into: &TableName,
+    ) -> Result<Plan, Stop> {
+        let (run, source) = (self.run, self.run.source()?);
+        let alias = self.with.into.alias();
+        let events = run.scratch(&format!("{alias}__events"));
+        let list: Vec<_> = columns
+            .iter()
+            .map(|name| sql!("e.{name}", name = Ident(name)))
+            .collect();
+        let select = self.deduplicated(&list)?;
+        let reads = self.ids.reads(run, self.with.ids.alias())?;
+        let mut plan = Plan::new().run_all(scratch::fill(
+            run,
+            &events,
+            "collect events",
+            &select,
+            &reads,
+        ));
+        for name in contexts {
+            let table = run.scratch(&format!("{alias}__{name}"));
+            let select = self.context_rows(name, &events)?;
+            let reads = [context(source, name)?.table.clone(), events.clone()];
+            plan = plan.run_all(scratch::fill(
+                run,
+                &table,
+                &format!("collect {name}"),
+                &select,
+                &reads,
+            ));
+        }
+        let mut reads = vec![events.clone(), run.scratch(self.with.ids.alias())];
+        reads.extend(
+            contexts
+                .iter()
+                .map(|name| run.scratch(&format!("{alias}__{name}"))),
+        );
+        let select = match body {
+            Body::Columns(list) => self.grouped(list, &self.joined(contexts, &events)?)?,
+            Body::Query(query) => Sql::trusted(self.rendered(query, contexts, &events)?),
+        };
+        let [drop, create, analyze] = scratch::fill(run, into, "compute rows", &select, &reads);
+        Ok(plan.run_all([drop, create, analyze]))
+    }
+
+    /// The one row that a context has for an event; none where it has several that differ.
+    fn context_rows(&self, name: &str, events: &TableName) -> Result<Sql, Failure> {
+        let source = self.run.source()?;
+        let context = context(source, name)?;
+        let columns = sql::idents(&context.columns);
+        Ok(sql!(
+            "SELECT stepwell_event, {columns}
+            FROM (
+              SELECT one.*, count(*) OVER (PARTITION BY one.stepwell_event) AS stepwell_rows
+              FROM (
+                SELECT DISTINCT c.{id} AS stepwell_event, {qualified}
+                FROM {table} AS c
+                JOIN (SELECT DISTINCT {event_id} AS id FROM {events}) AS e
+                  ON e.id = c.{id}
+              ) AS one
+            ) AS counted
+            WHERE stepwell_rows = 1",
+            columns = columns,
+            id = Ident(&context.event_id),
+            qualified = join(
+                context
+                    .columns
+                    .iter()
+                    .map(|column| sql!("c.{column}", column = Ident(column))),
+                ", "
+            ),
+            table = context.table,
+            event_id = Ident(event_id(source)?),
+            events = events,
+        ))
+    }
+
+    /// The collected events with their contexts; only those of the ids, which matters where the key lies in a context.
+    fn joined(&self, contexts: &[String], events: &TableName) -> Result<Sql, Failure> {
+        let source = self.run.source()?;
+        let mut from = sql!("{events} AS e", events = events);
+        for name in contexts {
+            from = sql!(
+                "{from}\nLEFT JOIN {table} AS {name}\n  ON {name}.stepwell_event = e.{event_id}",
+                from = from,
+                table = self
+                    .run
+                    .scratch(&format!("{}__{name}", self.with.into.alias())),
+                name = Ident(name),
+                event_id = Ident(event_id(source)?),
+            );
+        }
+        if self.ids.contexts.is_empty() {
+            return Ok(from);
+        }
+        let key = self.ids.expressions()?;
+        Ok(sql!(
+            "{from}\nWHERE ({key}) IN (SELECT {names} FROM {ids})",
+            from = from,
+            key = join(&key, ", "),
+            names = sql::idents(self.ids.key.iter().map(|column| &column.name)),
+            ids = self.run.scratch(self.with.ids.alias()),
+        ))
+    }
+
+    fn rendered(
+        &self,
+        query: &SqlText,
+        contexts: &[String],
+        events: &TableName,
+    ) -> Result<String, Failure> {
+        let fail = |message: String| {
+            let file = query
+                .file
+                .as_ref()
+                .map(|file| format!("{file}: "))
+                .unwrap_or_default();
+            let names = contexts
+                .iter()
+                .map(|name| format!(", {{{{ {name} }}}}"))
+                .collect::<String>();
+            Failure::new("query", format!("{file}{message}"))
+                .with_setting("/query")
+                .with_help(format!(
+                    "The tables of this step are {{{{ events }}}}, {{{{ ids }}}}{names}."
+                ))
+        };
+        let statements = sql::split(&query.text).map_err(|error| fail(error.to_string()))?;
+        let [statement] = statements.as_slice() else {
+            return Err(fail(format!(
+                "expected one SELECT, found {} statements",
+                statements.len()
+            )));
+        };
+        let rendered = render(statement, |name| match name {
+            "events" => Some(events.to_string()),
+            "ids" => Some(self.run.scratch(self.with.ids.alias()).to_string()),
+            name if contexts.iter().any(|context| context == name) => Some(
+                self.run
+                    .scratch(&format!("{}__{name}", self.with.into.alias()))
+                    .to_string(),
+            ),
+            _ => None,
+        });
+        rendered.map_err(|error| fail(error.to_string()))
+    }
+}
+
+export_planner! {
+    name: "aggregate",
+    summary: "Computes the rows of this run's ids again, from all of their events",
+    settings: With,
+    plan: plan,
+    reads: ["events", "manifest"],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stepwell_sdk::incremental::KeyColumn;
+    use stepwell_sdk::testing::{Conversation, rows};
+
+    fn conversation(key: &[(&str, &str)], contexts: &[&str], with: &str) -> Conversation<With> {
+        let column = |&(name, expression): &(&str, &str)| KeyColumn {
+            name: name.into(),
+            expression: expression.into(),
+        };
+        let ids = Ids {
+            key: key.iter().map(column).collect(),
+            batches: "batches".into(),
+            bounded: true,
+            contexts: contexts.iter().map(|&name| name.into()).collect(),
+        };
+        let columns: Vec<_> = [
+            "event_id",
+            "domain_userid",
+            "domain_sessionid",
+            "event_name",
+            "derived_tstamp",
+            "collector_tstamp",
+            "etl_tstamp",
+            "useragent",
+        ]
+        .map(|name| [Some(name), Some("text"), None, Some("r")])
+        .into();
+        let columns: Vec<&[Option<&str>]> = columns.iter().map(|row| &row[..]).collect();
+        Conversation::new(plan, with).about("ids", &ids).answer(
+            "columns of atomic.events",
+            rows(&["name", "type", "type_oid", "kind"], &columns),
+        )
+    }
+
+    const DEDUPE: &str =
+        r#""dedupe": {"by": "event_id", "earliest": ["collector_tstamp", "etl_tstamp"]}"#;
+
+    #[test]
+    fn columns_alone_are_one_statement() {
+        let with = format!(
+            r#"{{"ids": "ids", "into": "sessions", {DEDUPE}, "columns": {{
+                "start_tstamp": "min(derived_tstamp)", "page_views": "count(*) FILTER (WHERE event_name = 'page_view')" }} }}"#
+        );
+        conversation(&[("session_id", "domain_sessionid")], &[], &with)
+            .check_golden("sql/columns.postgres.sql");
+        conversation(&[("session_id", "domain_sessionid")], &[], &with)
+            .with_trait("full-refresh")
+            .check_golden("sql/columns.full-refresh.postgres.sql");
+    }
+
+    #[test]
+    fn contexts_are_staged_and_only_named_columns_copied() {
+        let with = format!(
+            r#"{{"ids": "ids", "into": "days", {DEDUPE}, "where": "event_name <> 'bot'", "contexts": ["page"],
+                "columns": {{ "day": "derived_tstamp::date", "pages": "count(DISTINCT page.id)" }} }}"#
+        );
+        let key = [
+            ("visitor", "domain_userid"),
+            ("day", "derived_tstamp::date"),
+        ];
+        conversation(&key, &[], &with).check_golden("sql/contexts.postgres.sql");
+    }
+
+    #[test]
+    fn a_query_names_its_tables_in_braces() {
+        let with = format!(
+            r#"{{"ids": "ids", "into": "views", {DEDUPE},
+                "query": {{"file": "v.sql", "text": "SELECT page.id AS page_view_id, min(e.derived_tstamp) AS start_at\nFROM {{{{ events }}}} AS e\nJOIN {{{{ page }}}} AS page ON page.stepwell_event = e.event_id\nGROUP BY page.id;\n"}} }}"#
+        );
+        conversation(&[("page_view_id", "page.id")], &["page"], &with)
+            .check_golden("sql/query.postgres.sql");
+    }
+
+    #[test]
+    fn mistakes_point_at_the_setting() {
+        let failure = |with: &str| {
+            conversation(&[("k", "domain_userid")], &[], with)
+                .outcome()
+                .0
+                .unwrap_err()
+        };
+        let found = failure(r#"{"ids": "ids", "into": "x"}"#);
+        assert_eq!(
+            (found.code.as_str(), found.setting.as_deref()),
+            ("columns-or-query", Some("/columns"))
+        );
+        let found = failure(
+            r#"{"ids": "ids", "into": "x", "columns": {"a": "1"}, "dedupe": {"by": "evnt", "earliest": []}}"#,
+        );
+        assert_eq!(
+            (found.code.as_str(), found.setting.as_deref()),
+            ("missing-column", Some("/dedupe/by"))
+        );
+        let found = failure(r#"{"ids": "ids", "into": "x", "query": "SELECT 1 FROM {{ page }}"}"#);
+        assert!(
+            found.message.contains("\"{{ page }}\" on line 1"),
+            "{}",
+            found.message
+        );
+        let found = failure(r#"{"ids": "ids", "into": "x", "query": "SELECT 1; SELECT 2"}"#);
+        assert!(
+            found.message.contains("found 2 statements"),
+            "{}",
+            found.message
+        );
+    }
+}

@@ -1,0 +1,71 @@
+//! Which columns of the events a body needs.
+
+use std::collections::BTreeSet;
+
+use stepwell_sdk::Failure;
+use stepwell_sdk::catalog::ColumnInfo;
+use stepwell_sdk::incremental::Ids;
+use stepwell_sdk::settings::{has_star, idents};
+use stepwell_sdk::source::Source;
+
+use crate::{Body, With};
+
+/// The words that may name a column: more than there are, never fewer.
+///
+/// SQL is not parsed for this; a word that stands in the text and is also a column's name counts as that column. A star
+/// that could stand for columns, or the events' own alias as a whole row, means all of them.
+pub struct Needed {
+    all: bool,
+    words: BTreeSet<String>,
+}
+
+impl Needed {
+    pub fn of(body: &Body<'_>, with: &With, ids: &Ids, source: &Source) -> Result<Self, Failure> {
+        let mut needed = Self {
+            all: false,
+            words: BTreeSet::new(),
+        };
+        match body {
+            Body::Columns(columns) => columns
+                .0
+                .iter()
+                .for_each(|(_, expr)| needed.text(expr.as_str())),
+            Body::Query(query) => needed.text(&query.text),
+        }
+        for expression in ids.expressions()? {
+            needed.text(expression.as_str());
+        }
+        needed.words.extend(source.event_id.clone());
+        needed
+            .words
+            .extend(with.dedupe.iter().map(|dedupe| dedupe.by.clone()));
+        Ok(needed)
+    }
+
+    /// Returns those columns of the events that are needed, in the table's order.
+    pub fn among(&self, columns: &[ColumnInfo]) -> Vec<String> {
+        let wanted = |column: &&ColumnInfo| self.all || self.words.contains(&column.name);
+        columns
+            .iter()
+            .filter(wanted)
+            .map(|column| column.name.clone())
+            .collect()
+    }
+
+    fn text(&mut self, sql: &str) {
+        self.all |= has_star(sql) || whole_row(sql);
+        self.words.extend(idents(sql));
+    }
+}
+
+/// Whether `e` stands alone, as in `to_jsonb(e)`, and not before a dot or as an alias after a table.
+fn whole_row(sql: &str) -> bool {
+    let Ok(tokens) = stepwell_sdk::sql::lexer::tokens(sql) else {
+        return true;
+    };
+    tokens.iter().enumerate().any(|(at, token)| {
+        let next = tokens.get(at + 1).map_or("", |token| token.text);
+        let before = at.checked_sub(1).map_or("", |at| tokens[at].text);
+        token.ident().as_deref() == Some("e") && next != "." && matches!(before, "(" | ",")
+    })
+}

@@ -1,0 +1,44 @@
+-- question: indexes of atomic.events
+SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+JOIN pg_catalog.pg_am AS am ON am.oid = x.relam
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2 AND i.indisvalid AND i.indpred IS NULL
+ORDER BY x.relname;
+-- $1: Param::Text("atomic")
+-- $2: Param::Text("events")
+
+-- statement: clear sessions__ids
+--   writes scratch.sessions__ids
+DROP TABLE IF EXISTS scratch.sessions__ids;
+
+-- statement: collect touched ids
+--   reads scratch.sessions__batches, atomic.events, atomic.web_page
+--   writes scratch.sessions__ids
+CREATE UNLOGGED TABLE scratch.sessions__ids AS
+SELECT e.stepwell_key_1 AS visitor, e.stepwell_key_2 AS page, min(e.collector_tstamp) AS since, count(*) AS events
+FROM scratch.sessions__batches AS batches
+JOIN (
+  SELECT e.*, (etl_tstamp) AS stepwell_batch, (domain_userid) AS stepwell_key_1, (page.id) AS stepwell_key_2
+  FROM atomic.events AS e
+  LEFT JOIN (SELECT root_id AS stepwell_event, id FROM atomic.web_page) AS page
+    ON page.stepwell_event = e.event_id
+) AS e
+  ON e.stepwell_batch = batches.batch
+WHERE e.collector_tstamp >= (SELECT min(first_time) FROM scratch.sessions__batches)
+GROUP BY e.stepwell_key_1, e.stepwell_key_2;
+
+-- statement: analyze sessions__ids
+--   writes scratch.sessions__ids
+ANALYZE scratch.sessions__ids;
+
+-- statement: count events without a key
+--   reads scratch.sessions__ids
+--   measures: events-without-key
+SELECT coalesce(sum(events), 0)::bigint
+FROM scratch.sessions__ids
+WHERE visitor IS NULL OR page IS NULL;
+
+-- about ids: {"key":[{"name":"visitor","expression":"domain_userid"},{"name":"page","expression":"page.id"}],"batches":"batches","bounded":false,"contexts":["page"]}

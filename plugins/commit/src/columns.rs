@@ -1,0 +1,167 @@
+//! What to do when computed rows have other columns than the derived table.
+
+use stepwell_sdk::catalog::ColumnInfo;
+use stepwell_sdk::planner::{Run, Statement};
+use stepwell_sdk::sql::{Ident, Sql, TableName};
+use stepwell_sdk::{Failure, sql};
+
+use crate::OnSchemaChange;
+
+/// How the columns of computed rows differ from those of the derived table.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    added: Vec<ColumnInfo>,
+    dropped: Vec<ColumnInfo>,
+    /// Name, type in the derived table, type of the computed rows.
+    changed: Vec<(String, String, String)>,
+}
+
+impl Difference {
+    /// Compares by name and type; the order of columns does not matter. No difference while the computed rows are not
+    /// there yet, as when a run is only planned.
+    pub fn between(target: &[ColumnInfo], source: &[ColumnInfo]) -> Self {
+        if source.is_empty() {
+            return Self::default();
+        }
+        let find = |list: &[ColumnInfo], name: &str| list.iter().find(|c| c.name == name).cloned();
+        let changed = target.iter().filter_map(|old| {
+            let new = find(source, &old.name)?;
+            (new.sql_type != old.sql_type)
+                .then(|| (old.name.clone(), old.sql_type.clone(), new.sql_type))
+        });
+        Self {
+            added: source
+                .iter()
+                .filter(|c| find(target, &c.name).is_none())
+                .cloned()
+                .collect(),
+            dropped: target
+                .iter()
+                .filter(|c| find(source, &c.name).is_none())
+                .cloned()
+                .collect(),
+            changed: changed.collect(),
+        }
+    }
+
+    /// Returns the statements that bring the derived table's columns in line.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] naming the columns if the policy does not allow them to change.
+    pub fn settle(
+        &self,
+        policy: OnSchemaChange,
+        run: &Run,
+        table: &TableName,
+        pointer: &str,
+    ) -> Result<Vec<Statement>, Failure> {
+        let rebuild = policy == OnSchemaChange::Rebuild && run.full_refresh();
+        let append = policy == OnSchemaChange::Append || rebuild;
+        let refused = (!self.added.is_empty() && !append)
+            || ((!self.dropped.is_empty() || !self.changed.is_empty()) && !rebuild);
+        if refused {
+            return Err(Failure::new(
+                "schema-changed",
+                format!(
+                    "table {table} has other columns than the rows computed for it: {}",
+                    self.words()
+                ),
+            )
+            .with_setting(pointer)
+            .with_help(self.advice(policy)));
+        }
+        let alter = |label: String, change: Sql| {
+            Statement::new(
+                label,
+                sql!(
+                    "ALTER TABLE {table} {change}",
+                    table = table,
+                    change = change
+                ),
+            )
+            .writes(table)
+        };
+        let drop = |name: &str| {
+            alter(
+                format!("drop column {name} of {table}"),
+                sql!("DROP COLUMN {name}", name = Ident(name)),
+            )
+        };
+        let add = |name: &str, ty: &str| {
+            let change = sql!(
+                "ADD COLUMN {name} {ty}",
+                name = Ident(name),
+                ty = Sql::trusted(ty)
+            );
+            alter(format!("add column {name} to {table}"), change)
+        };
+        let dropped = self.dropped.iter().map(|column| drop(&column.name));
+        let changed = self
+            .changed
+            .iter()
+            .flat_map(|(name, _, ty)| [drop(name), add(name, ty)]);
+        let added = self
+            .added
+            .iter()
+            .map(|column| add(&column.name, &column.sql_type));
+        Ok(dropped.chain(changed).chain(added).collect())
+    }
+
+    fn words(&self) -> String {
+        let added = self
+            .added
+            .iter()
+            .map(|c| format!("\"{}\" ({}) is new", c.name, c.sql_type));
+        let dropped = self
+            .dropped
+            .iter()
+            .map(|c| format!("\"{}\" is not computed", c.name));
+        let changed = self
+            .changed
+            .iter()
+            .map(|(name, old, new)| format!("\"{name}\" is {old} there and {new} here"));
+        added
+            .chain(dropped)
+            .chain(changed)
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+
+    fn advice(&self, policy: OnSchemaChange) -> String {
+        let only_new = self.dropped.is_empty() && self.changed.is_empty();
+        match policy {
+            OnSchemaChange::Fail if only_new => "Set `on-schema-change: append` to add the columns, NULL in rows that no run computes again; \
+                 or `on-schema-change: rebuild` and run once with --full-refresh."
+                .into(),
+            OnSchemaChange::Rebuild => "Run once with --full-refresh: it computes all rows again and changes the columns with them.".into(),
+            _ => "Set `on-schema-change: rebuild` and run once with --full-refresh, or compute the columns that the table has.".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(name: &str, sql_type: &str) -> ColumnInfo {
+        ColumnInfo {
+            name: name.into(),
+            sql_type: sql_type.into(),
+        }
+    }
+
+    #[test]
+    fn order_is_no_difference_and_types_are() {
+        let old = [column("a", "text"), column("b", "bigint")];
+        assert_eq!(
+            Difference::between(&old, &[old[1].clone(), old[0].clone()]),
+            Difference::default()
+        );
+        let found = Difference::between(&old, &[column("a", "integer"), column("c", "date")]);
+        assert_eq!(
+            found.words(),
+            "\"c\" (date) is new; \"b\" is not computed; \"a\" is text there and integer here"
+        );
+    }
+}

@@ -1,0 +1,380 @@
+//! `commit`: swaps the rows in and notes the batches as processed, in one transaction.
+//!
+//! ```yaml
+//! - id: commit
+//!   uses: commit
+//!   with:
+//!     replace: [{ table: derived.sessions, from: sessions, key: [session_id], ids: session_ids }]
+//!     manifest: batches
+//! ```
+//!
+//! For each derived table: the rows of this run's ids go, the rows computed for them come. A reader sees the old rows or
+//! the new ones. DELETE and INSERT rather than ALTER TABLE APPEND or TRUNCATE, since both of those commit by themselves
+//! on Redshift. On the first run the table is made as its scratch table is; readers' grants are then still to be given.
+//!
+//! What it does not do: change a derived table's columns unless `on-schema-change` says so.
+
+mod columns;
+
+use stepwell_sdk::catalog::{self, ColumnInfo};
+use stepwell_sdk::incremental::{Batches, Ids};
+use stepwell_sdk::planner::{Ask, Dialect, Plan, Run, Statement, Stop};
+use stepwell_sdk::settings::{DerivedTable, ScratchInput};
+use stepwell_sdk::sql::{Ident, Literal, TableName, idents, join};
+use stepwell_sdk::{Failure, Settings, export_planner, sql};
+
+use columns::Difference;
+
+/// Settings of `commit`.
+#[derive(serde::Deserialize, Settings)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct With {
+    /// The derived tables, all changed together.
+    replace: Vec<Replace>,
+    /// The pending batches, which become processed ones.
+    manifest: ScratchInput,
+    /// What to do when the computed rows have other columns than the derived table.
+    #[serde(default)]
+    on_schema_change: OnSchemaChange,
+}
+
+/// One derived table.
+#[derive(serde::Deserialize, Settings)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Replace {
+    /// The derived table.
+    table: DerivedTable,
+    /// The scratch table with the rows computed for the ids.
+    from: ScratchInput,
+    /// The ids whose rows are replaced.
+    ids: ScratchInput,
+    /// The columns of the derived table that hold the key, in the order of the ids' own; theirs unless given.
+    key: Option<Vec<String>>,
+}
+
+/// What to do about other columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, Settings)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnSchemaChange {
+    /// Stop, and say which columns differ.
+    #[default]
+    Fail,
+    /// Add columns that are new; they are NULL in rows that no run has computed since.
+    Append,
+    /// Stop unless the run is a full refresh, which then adds and drops columns.
+    Rebuild,
+}
+
+/// Answers with the one transaction that changes what readers see.
+pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
+    run.about::<Batches>(with.manifest.alias())
+        .map_err(|failure| failure.with_setting("/manifest"))?;
+    let mut plan = Plan::new();
+    for (at, replace) in with.replace.iter().enumerate() {
+        let from = run.scratch(replace.from.alias());
+        let [target, source] =
+            ask.all([catalog::columns(&replace.table.0), catalog::columns(&from)])?;
+        let (target, source) = (catalog::read_columns(target), catalog::read_columns(source));
+        let ids: Ids = run
+            .about(replace.ids.alias())
+            .map_err(|failure| failure.with_setting(format!("/replace/{at}/ids")))?;
+        let key = replace
+            .key
+            .clone()
+            .unwrap_or_else(|| ids.key.iter().map(|column| column.name.clone()).collect());
+        check_key(at, &key, &ids, &from, &source)?;
+        let swap = Swap {
+            run,
+            table: &replace.table.0,
+            from: &from,
+            ids: run.scratch(replace.ids.alias()),
+            about: &ids,
+            key: &key,
+        };
+        plan = match target.is_empty() {
+            true => swap.first(plan),
+            false => {
+                let difference = Difference::between(&target, &source);
+                let pointer = format!("/replace/{at}/table");
+                let changes =
+                    difference.settle(with.on_schema_change, run, &replace.table.0, &pointer)?;
+                swap.again(plan.run_all(changes), &source)
+            }
+        };
+    }
+    Ok(plan.run_all(note_batches(run, &run.scratch(with.manifest.alias()))?))
+}
+
+fn check_key(
+    at: usize,
+    key: &[String],
+    ids: &Ids,
+    from: &TableName,
+    columns: &[ColumnInfo],
+) -> Result<(), Failure> {
+    let pointer = format!("/replace/{at}/key");
+    if key.len() != ids.key.len() {
+        return Err(Failure::new(
+            "key-length",
+            format!(
+                "expected {} key columns, as the ids have, found {}",
+                ids.key.len(),
+                key.len()
+            ),
+        )
+        .with_setting(pointer));
+    }
+    // Before the first run there is nothing to look at.
+    let missing = key
+        .iter()
+        .find(|name| !columns.is_empty() && !columns.iter().any(|c| c.name == **name));
+    match missing {
+        Some(name) => Err(Failure::new(
+            "missing-column",
+            format!("the rows in {from} have no column \"{name}\""),
+        )
+        .with_setting(pointer)
+        .with_help(
+            "Every row must carry its key: add the column to the step that computes the rows.",
+        )),
+        None => Ok(()),
+    }
+}
+
+struct Swap<'a> {
+    run: &'a Run,
+    table: &'a TableName,
+    from: &'a TableName,
+    ids: TableName,
+    about: &'a Ids,
+    key: &'a [String],
+}
+
+impl Swap<'_> {
+    /// Makes the derived table.
+    fn first(&self, plan: Plan) -> Plan {
+        let (table, from) = (self.table, self.from);
+        let plan = plan
+            .run(
+                Statement::new(
+                    format!("create {table}"),
+                    sql!(
+                        "CREATE TABLE {table} (LIKE {from})",
+                        table = table,
+                        from = from
+                    ),
+                )
+                .reads(from)
+                .writes(table),
+            )
+            .run(
+                Statement::new(
+                    format!("insert rows into {table}"),
+                    sql!(
+                        "INSERT INTO {table}\nSELECT *\nFROM {from}",
+                        table = table,
+                        from = from
+                    ),
+                )
+                .reads(from)
+                .writes(table),
+            );
+        match self.run.dialect() {
+            // The rows of a few keys are looked up and deleted in every run.
+            Dialect::Postgres => plan.run(
+                Statement::new(
+                    format!("index {table} by its key"),
+                    sql!(
+                        "CREATE INDEX ON {table} ({key})",
+                        table = table,
+                        key = idents(self.key)
+                    ),
+                )
+                .writes(table),
+            ),
+            Dialect::Redshift => plan,
+        }
+    }
+
+    /// Replaces the rows of the ids, or all rows in a full refresh.
+    fn again(&self, plan: Plan, columns: &[ColumnInfo]) -> Plan {
+        let (table, from, ids) = (self.table, self.from, &self.ids);
+        let pairs =
+            self.key.iter().zip(&self.about.key).map(|(key, id)| {
+                sql!("t.{key} = ids.{id}", key = Ident(key), id = Ident(&id.name))
+            });
+        let delete = match self.run.full_refresh() {
+            // Not TRUNCATE: it would empty the table for readers whose snapshot is older than this transaction.
+            true => sql!("DELETE FROM {table}", table = table),
+            false => sql!(
+                "DELETE FROM {table} AS t\nUSING {ids} AS ids\nWHERE {pairs}",
+                table = table,
+                ids = ids,
+                pairs = join(pairs, "\n  AND "),
+            ),
+        };
+        let names = idents(columns.iter().map(|column| &column.name));
+        let insert = sql!(
+            "INSERT INTO {table} ({names})\nSELECT {names}\nFROM {from}",
+            table = table,
+            names = names,
+            from = from,
+        );
+        plan.run(
+            Statement::new(format!("delete old rows of {table}"), delete)
+                .reads(ids)
+                .writes(table),
+        )
+        .run(
+            Statement::new(format!("insert rows into {table}"), insert)
+                .reads(from)
+                .writes(table),
+        )
+    }
+}
+
+/// Notes the pending batches as processed. One that was processed before is noted anew.
+fn note_batches(run: &Run, batches: &TableName) -> Result<[Statement; 2], Failure> {
+    let manifest = run.manifest()?;
+    let playbook = Literal(run.playbook());
+    let forget = match run.full_refresh() {
+        true => sql!(
+            "DELETE FROM {manifest}\nWHERE playbook = {playbook}",
+            manifest = manifest,
+            playbook = playbook
+        ),
+        false => sql!(
+            "DELETE FROM {manifest} AS m\nUSING {batches} AS batches\nWHERE m.playbook = {playbook}\n  AND m.batch = batches.batch\n  AND batches.events_before IS NOT NULL",
+            manifest = manifest,
+            batches = batches,
+            playbook = playbook,
+        ),
+    };
+    let note = sql!(
+        "INSERT INTO {manifest} (playbook, batch, events, first_time, last_time, run_id)\nSELECT {playbook}, batch, events, first_time, last_time, {run}\nFROM {batches}",
+        manifest = manifest,
+        playbook = playbook,
+        run = Literal(run.id()),
+        batches = batches,
+    );
+    Ok([
+        Statement::new("forget reopened batches", forget)
+            .reads(batches)
+            .writes(&manifest),
+        Statement::new("note batches as processed", note)
+            .reads(batches)
+            .writes(&manifest),
+    ])
+}
+
+export_planner! {
+    name: "commit",
+    summary: "Swaps rows into derived tables and notes the batches as processed, in one transaction",
+    settings: With,
+    plan: plan,
+    reads: ["manifest"],
+    writes: ["manifest"],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stepwell_sdk::Answer;
+    use stepwell_sdk::incremental::KeyColumn;
+    use stepwell_sdk::testing::{Conversation, rows};
+
+    fn columns(list: &[(&str, &str)]) -> Answer {
+        let list: Vec<_> = list
+            .iter()
+            .map(|&(name, ty)| [Some(name), Some(ty), None, Some("r")])
+            .collect();
+        let list: Vec<&[Option<&str>]> = list.iter().map(|row| &row[..]).collect();
+        rows(&["name", "type", "type_oid", "kind"], &list)
+    }
+
+    fn conversation(
+        policy: &str,
+        derived: &[(&str, &str)],
+        computed: &[(&str, &str)],
+    ) -> Conversation<With> {
+        let with = format!(
+            r#"{{"replace": [{{"table": "derived.sessions", "from": "sessions", "key": ["session_id"], "ids": "ids"}}],
+                "manifest": "batches", "on-schema-change": "{policy}"}}"#
+        );
+        let key = KeyColumn {
+            name: "session_id".into(),
+            expression: "domain_sessionid".into(),
+        };
+        let ids = Ids {
+            key: vec![key],
+            batches: "batches".into(),
+            bounded: true,
+            contexts: vec![],
+        };
+        let batches = Batches {
+            batches: 1,
+            reopened: 0,
+            events: 1,
+            first: "a".into(),
+            last: "a".into(),
+            events_without_batch: 0,
+        };
+        Conversation::new(plan, &with)
+            .about("ids", &ids)
+            .about("batches", &batches)
+            .answer("columns of derived.sessions", columns(derived))
+            .answer("columns of scratch.sessions__sessions", columns(computed))
+    }
+
+    const ROWS: [(&str, &str); 2] = [("session_id", "text"), ("n", "bigint")];
+
+    #[test]
+    fn the_first_run_makes_the_table() {
+        conversation("fail", &[], &ROWS).check_golden("sql/first.postgres.sql");
+    }
+
+    #[test]
+    fn later_runs_replace_the_rows_of_the_ids() {
+        conversation("fail", &ROWS, &ROWS).check_golden("sql/again.postgres.sql");
+        conversation("fail", &ROWS, &ROWS)
+            .with_trait("full-refresh")
+            .check_golden("sql/full-refresh.postgres.sql");
+    }
+
+    #[test]
+    fn other_columns_are_an_error_that_names_them_unless_allowed() {
+        let more = [ROWS[0], ROWS[1], ("extra", "date")];
+        let failure = conversation("fail", &ROWS, &more).outcome().0.unwrap_err();
+        assert_eq!(failure.code, "schema-changed");
+        assert!(
+            failure.message.ends_with("\"extra\" (date) is new"),
+            "{}",
+            failure.message
+        );
+        assert!(failure.help.unwrap().contains("on-schema-change: append"));
+        conversation("append", &ROWS, &more).check_golden("sql/append.postgres.sql");
+
+        let fewer = [ROWS[0]];
+        assert!(conversation("append", &ROWS, &fewer).outcome().0.is_err());
+        assert!(conversation("rebuild", &ROWS, &fewer).outcome().0.is_err());
+        assert!(
+            conversation("rebuild", &ROWS, &fewer)
+                .with_trait("full-refresh")
+                .outcome()
+                .0
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn rows_without_their_key_are_refused() {
+        let failure = conversation("fail", &ROWS, &[("n", "bigint")])
+            .outcome()
+            .0
+            .unwrap_err();
+        assert_eq!(
+            (failure.code.as_str(), failure.setting.as_deref()),
+            ("missing-column", Some("/replace/0/key"))
+        );
+    }
+}

@@ -1,0 +1,88 @@
+-- question: columns of atomic.events
+SELECT
+    a.attname::text AS name,
+    format_type(a.atttypid, a.atttypmod) AS type,
+    a.atttypid::int8 AS type_oid,
+    c.relkind::text AS kind
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum;
+-- $1: Param::Text("atomic")
+-- $2: Param::Text("events")
+
+-- question: columns of derived.manifest
+SELECT
+    a.attname::text AS name,
+    format_type(a.atttypid, a.atttypmod) AS type,
+    a.atttypid::int8 AS type_oid,
+    c.relkind::text AS kind
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum;
+-- $1: Param::Text("derived")
+-- $2: Param::Text("manifest")
+
+-- question: indexes of atomic.events
+SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+JOIN pg_catalog.pg_am AS am ON am.oid = x.relam
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2 AND i.indisvalid AND i.indpred IS NULL
+ORDER BY x.relname;
+-- $1: Param::Text("atomic")
+-- $2: Param::Text("events")
+
+-- question: state of the manifest
+SELECT
+  CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800000000 microseconds'::interval AS timestamp without time zone)::text AS time_floor,
+  CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800000000 microseconds'::interval AS timestamp without time zone)::text AS recount_floor,
+  (SELECT min(f.batch)
+   FROM derived.manifest AS f
+   WHERE f.playbook = 'sessions' AND f.last_time >= CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800000000 microseconds'::interval AS timestamp without time zone))::text AS batch_floor
+FROM (SELECT max(last_time) AS last_time FROM derived.manifest WHERE playbook = 'sessions') AS m
+WHERE m.last_time IS NOT NULL;
+
+-- question: pending batches
+SELECT e.batch::text AS batch, count(*) AS events, min(e.time)::text AS first_time,
+  max(e.time)::text AS last_time, CAST(NULL AS bigint) AS events_before
+FROM (SELECT (etl_tstamp) AS batch, collector_tstamp AS time FROM atomic.events) AS e
+GROUP BY e.batch
+ORDER BY e.batch NULLS FIRST
+LIMIT 10001;
+
+-- statement: clear sessions__batches
+--   writes scratch.sessions__batches
+DROP TABLE IF EXISTS scratch.sessions__batches;
+
+-- statement: make the table of batches
+--   writes scratch.sessions__batches
+CREATE UNLOGGED TABLE scratch.sessions__batches AS
+SELECT
+  CAST(NULL AS timestamp without time zone) AS batch, CAST(NULL AS bigint) AS events, CAST(NULL AS timestamp without time zone) AS first_time,
+  CAST(NULL AS timestamp without time zone) AS last_time, CAST(NULL AS bigint) AS events_before
+LIMIT 0;
+
+-- statement: note pending batches
+--   writes scratch.sessions__batches
+INSERT INTO scratch.sessions__batches
+SELECT *
+FROM unnest(
+  CAST($1 AS timestamp without time zone[]), CAST($2 AS bigint[]), CAST($3 AS timestamp without time zone[]), CAST($4 AS timestamp without time zone[]), CAST($5 AS bigint[])
+) AS pending (batch, events, first_time, last_time, events_before);
+-- $1: Param::Text("{\"2026-01-08 01:00:00\"}")
+-- $2: Param::Text("{700}")
+-- $3: Param::Text("{\"2026-01-07\"}")
+-- $4: Param::Text("{\"2026-01-08\"}")
+-- $5: Param::Text("{NULL}")
+
+-- statement: analyze sessions__batches
+--   writes scratch.sessions__batches
+ANALYZE scratch.sessions__batches;
+
+-- about batches: {"batches":1,"reopened":0,"events":700,"first":"2026-01-08 01:00:00","last":"2026-01-08 01:00:00","events_without_batch":0}

@@ -1,0 +1,123 @@
+-- question: columns of atomic.events
+SELECT
+    a.attname::text AS name,
+    format_type(a.atttypid, a.atttypmod) AS type,
+    a.atttypid::int8 AS type_oid,
+    c.relkind::text AS kind
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum;
+-- $1: Param::Text("atomic")
+-- $2: Param::Text("events")
+
+-- question: columns of derived.manifest
+SELECT
+    a.attname::text AS name,
+    format_type(a.atttypid, a.atttypmod) AS type,
+    a.atttypid::int8 AS type_oid,
+    c.relkind::text AS kind
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum;
+-- $1: Param::Text("derived")
+-- $2: Param::Text("manifest")
+
+-- question: indexes of atomic.events
+SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+JOIN pg_catalog.pg_am AS am ON am.oid = x.relam
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2 AND i.indisvalid AND i.indpred IS NULL
+ORDER BY x.relname;
+-- $1: Param::Text("atomic")
+-- $2: Param::Text("events")
+
+-- question: state of the manifest
+SELECT
+  CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800000000 microseconds'::interval AS timestamp without time zone)::text AS time_floor,
+  CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800000000 microseconds'::interval AS timestamp without time zone)::text AS recount_floor,
+  (SELECT min(f.batch)
+   FROM derived.manifest AS f
+   WHERE f.playbook = 'sessions' AND f.last_time >= CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800000000 microseconds'::interval AS timestamp without time zone))::text AS batch_floor
+FROM (SELECT max(last_time) AS last_time FROM derived.manifest WHERE playbook = 'sessions') AS m
+WHERE m.last_time IS NOT NULL;
+
+-- question: pending batches
+WITH RECURSIVE walk (batch) AS (
+  (SELECT etl_tstamp FROM atomic.events WHERE etl_tstamp >= CAST($1 AS timestamp without time zone) ORDER BY etl_tstamp LIMIT 1)
+  UNION ALL
+  SELECT (SELECT etl_tstamp FROM atomic.events WHERE etl_tstamp > walk.batch ORDER BY etl_tstamp LIMIT 1)
+  FROM walk
+  WHERE walk.batch IS NOT NULL
+),
+found AS (
+  SELECT walk.batch, m.events AS events_before
+  FROM walk
+  LEFT JOIN derived.manifest AS m
+    ON m.playbook = 'sessions' AND m.batch = walk.batch
+  WHERE walk.batch IS NOT NULL
+    AND (m.batch IS NULL OR m.last_time >= CAST($2 AS timestamp without time zone))
+)
+SELECT p.batch::text AS batch, p.events, p.first_time::text AS first_time, p.last_time::text AS last_time,
+  p.events_before
+FROM (
+  SELECT found.batch, counted.events, span.first_time, span.last_time, found.events_before
+  FROM found
+  CROSS JOIN LATERAL (
+    SELECT count(*) AS events FROM atomic.events WHERE etl_tstamp = found.batch
+  ) AS counted
+  CROSS JOIN LATERAL (
+    SELECT min(collector_tstamp) AS first_time, max(collector_tstamp) AS last_time
+    FROM atomic.events
+    WHERE etl_tstamp = found.batch AND counted.events IS DISTINCT FROM found.events_before
+  ) AS span
+  WHERE counted.events IS DISTINCT FROM found.events_before
+  UNION ALL
+  SELECT NULL, count(*), NULL, NULL, NULL
+  FROM atomic.events
+  WHERE etl_tstamp IS NULL AND collector_tstamp >= CAST($3 AS timestamp without time zone)
+  HAVING count(*) > 0
+) AS p
+ORDER BY p.batch NULLS FIRST
+LIMIT 10001;
+-- $1: Param::Text("2026-01-01 00:00:00")
+-- $2: Param::Text("2026-01-01")
+-- $3: Param::Text("2026-01-01")
+
+-- statement: clear sessions__batches
+--   writes scratch.sessions__batches
+DROP TABLE IF EXISTS scratch.sessions__batches;
+
+-- statement: make the table of batches
+--   writes scratch.sessions__batches
+CREATE UNLOGGED TABLE scratch.sessions__batches AS
+SELECT
+  CAST(NULL AS timestamp without time zone) AS batch, CAST(NULL AS bigint) AS events, CAST(NULL AS timestamp without time zone) AS first_time,
+  CAST(NULL AS timestamp without time zone) AS last_time, CAST(NULL AS bigint) AS events_before
+LIMIT 0;
+
+-- statement: note pending batches
+--   writes scratch.sessions__batches
+INSERT INTO scratch.sessions__batches
+SELECT *
+FROM unnest(
+  CAST($1 AS timestamp without time zone[]), CAST($2 AS bigint[]), CAST($3 AS timestamp without time zone[]), CAST($4 AS timestamp without time zone[]), CAST($5 AS bigint[])
+) AS pending (batch, events, first_time, last_time, events_before);
+-- $1: Param::Text("{\"2026-01-08 01:00:00\",\"a\\\"b\\\\\"}")
+-- $2: Param::Text("{700,5}")
+-- $3: Param::Text("{\"2026-01-07\",\"2026-01-07\"}")
+-- $4: Param::Text("{\"2026-01-08\",\"2026-01-08\"}")
+-- $5: Param::Text("{NULL,4}")
+
+-- statement: analyze sessions__batches
+--   writes scratch.sessions__batches
+ANALYZE scratch.sessions__batches;
+
+-- about batches: {"batches":2,"reopened":1,"events":705,"first":"2026-01-08 01:00:00","last":"a\"b\\","events_without_batch":3}
+-- note: 3 events have no etl_tstamp and belong to no batch; they are not processed

@@ -1,0 +1,416 @@
+//! `diff-manifest`: the batches that are not processed yet, or have changed since they were.
+//!
+//! ```yaml
+//! - id: new-batches
+//!   uses: diff-manifest
+//!   with: { into: batches }
+//! ```
+//!
+//! It is the gate of a run: what is pending is found with questions alone, before any step acts, so a run with nothing to
+//! do writes nothing. With a b-tree on the batch column the batches are walked value by value, which costs as much as
+//! there are batches in the lookback, not events. Without one, the lookback's events are read.
+//!
+//! New batches are looked for from the lookback before the newest processed event on. Batches in that stretch are also
+//! counted again (`recount`): one that has grown or shrunk is pending once more. Batches beyond it are `stepwell
+//! verify`'s to find.
+//!
+//! What it does not do: skip events whose batch is NULL without a word; they are counted and reported.
+
+mod discovery;
+
+use stepwell_sdk::catalog::{self, Indexes};
+use stepwell_sdk::incremental::Batches;
+use stepwell_sdk::planner::{Ask, Plan, Run, Stop, text};
+use stepwell_sdk::rows::Rows;
+use stepwell_sdk::settings::{Duration, ScratchOutput};
+use stepwell_sdk::sql::{Literal, Sql, TableName};
+use stepwell_sdk::{Failure, Settings, export_planner, scratch, sql};
+
+use discovery::Discovery;
+
+/// Most batches of one run unless `max-batches` says less. A longer backlog is worked off in several runs; the limit
+/// keeps the list of batches, which crosses the plugin boundary, at a few megabytes.
+const BATCHES_MAX: u32 = 10_000;
+
+/// Settings of `diff-manifest`.
+#[derive(serde::Deserialize, Settings)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct With {
+    /// Takes the pending batches.
+    into: ScratchOutput,
+    /// Most batches of one run, the oldest first; 10000 unless given. The rest follows in runs of their own.
+    max_batches: Option<u32>,
+    /// How far back, before the newest processed event, processed batches are counted again to find those that have
+    /// changed; the lookback unless given, and never more. `0s` turns it off.
+    recount: Option<Duration>,
+}
+
+/// Answers with the pending batches, or with the end of the run.
+pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
+    let source = run.source()?;
+    let manifest = run.manifest()?;
+    let [events, columns, indexes] = ask.all([
+        catalog::columns(&source.events),
+        catalog::columns(&manifest),
+        catalog::indexes(&source.events),
+    ])?;
+    let discovery = Discovery {
+        run,
+        source,
+        manifest: &manifest,
+        batch_type: column_type(columns, &manifest, "batch")?,
+        time_type: column_type(events, &source.events, &source.time).map_err(|failure| {
+            failure.with_help("Name the column in the workflow's `source: { time: … }`.")
+        })?,
+        ordered: Indexes::read(indexes).ordered_by(source.batch.as_str()),
+        recount_us: with.recount.map_or(source.lookback_us, |recount| {
+            let us = i64::try_from(recount.seconds)
+                .unwrap_or(i64::MAX)
+                .saturating_mul(1_000_000);
+            us.min(source.lookback_us)
+        }),
+        batches_max: with
+            .max_batches
+            .unwrap_or(BATCHES_MAX)
+            .clamp(1, BATCHES_MAX),
+    };
+    let state = match run.full_refresh() {
+        true => None,
+        false => State::read(ask.one(discovery.state())?),
+    };
+    let found = ask.one(discovery.pending(state.as_ref()))?;
+    let pending = Pending::read(found, discovery.batches_max as usize);
+    let notes = notes(&discovery, &pending, state.as_ref());
+    let mut plan = match pending.batches.is_empty() {
+        true => Plan::nothing_to_do("no new batches"),
+        false => fill(run, &with, &discovery, &pending),
+    };
+    for note in notes {
+        plan = plan.note(note);
+    }
+    Ok(plan)
+}
+
+/// Where the manifest stands, each value in its text form.
+#[derive(Debug)]
+struct State {
+    /// The lower limit of the lookback, included.
+    time_floor: String,
+    /// The lower limit of recounting, included.
+    recount_floor: String,
+    /// The oldest batch with an event within the lookback; batches from here on are walked.
+    batch_floor: Option<String>,
+}
+
+impl State {
+    fn read(rows: Rows<'_>) -> Option<Self> {
+        let row = rows.first()?;
+        Some(Self {
+            time_floor: row.text("time_floor")?.to_owned(),
+            recount_floor: row.text("recount_floor")?.to_owned(),
+            batch_floor: row.text("batch_floor").map(str::to_owned),
+        })
+    }
+}
+
+/// The batches found, column by column, each value in its text form.
+#[derive(Debug, Default)]
+struct Pending {
+    batches: Vec<String>,
+    events: Vec<i64>,
+    first_times: Vec<String>,
+    last_times: Vec<String>,
+    events_before: Vec<Option<i64>>,
+    events_without_batch: i64,
+}
+
+impl Pending {
+    /// One row more than `batches_max` was asked for, in case one of them is the row without a batch.
+    fn read(rows: Rows<'_>, batches_max: usize) -> Self {
+        let mut pending = Self::default();
+        for row in rows.iter() {
+            let events = row.int("events").unwrap_or(0);
+            match row.text("batch") {
+                Some(_) if pending.batches.len() == batches_max => {}
+                Some(batch) => {
+                    pending.batches.push(batch.to_owned());
+                    pending.events.push(events);
+                    pending
+                        .first_times
+                        .push(row.text("first_time").unwrap_or_default().to_owned());
+                    pending
+                        .last_times
+                        .push(row.text("last_time").unwrap_or_default().to_owned());
+                    pending.events_before.push(row.int("events_before"));
+                }
+                None => pending.events_without_batch = events,
+            }
+        }
+        pending
+    }
+
+    fn about(&self) -> Batches {
+        let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+        Batches {
+            batches: self.batches.len() as u64,
+            reopened: self.events_before.iter().flatten().count() as u64,
+            events: unsigned(self.events.iter().sum()),
+            first: self.batches.first().cloned().unwrap_or_default(),
+            last: self.batches.last().cloned().unwrap_or_default(),
+            events_without_batch: unsigned(self.events_without_batch),
+        }
+    }
+}
+
+/// Writes down what was found, so that every later step means the same batches.
+fn fill(run: &Run, with: &With, discovery: &Discovery<'_>, pending: &Pending) -> Plan {
+    let into = run.scratch(with.into.alias());
+    let select = sql!(
+        "SELECT *
+        FROM unnest(
+          CAST($1 AS {batch}[]), CAST($2 AS bigint[]), CAST($3 AS {time}[]), CAST($4 AS {time}[]), CAST($5 AS bigint[])
+        ) AS pending (batch, events, first_time, last_time, events_before)",
+        batch = Sql::trusted(&discovery.batch_type),
+        time = Sql::trusted(&discovery.time_type),
+    );
+    // CREATE TABLE AS takes no parameters on the server's side, so the table is made first.
+    let columns = sql!(
+        "SELECT\n  CAST(NULL AS {batch}) AS batch, CAST(NULL AS bigint) AS events, CAST(NULL AS {time}) AS first_time,\n  CAST(NULL AS {time}) AS last_time, CAST(NULL AS bigint) AS events_before\nLIMIT 0",
+        batch = Sql::trusted(&discovery.batch_type),
+        time = Sql::trusted(&discovery.time_type),
+    );
+    let [drop, create, analyze] =
+        scratch::fill(run, &into, "make the table of batches", &columns, []);
+    let insert = sql!("INSERT INTO {into}\n{select}", into = into, select = select);
+    let insert = stepwell_sdk::planner::Statement::new("note pending batches", insert)
+        .param(text(array(
+            pending.batches.iter().map(|batch| Some(quoted(batch))),
+        )))
+        .param(text(array(
+            pending.events.iter().map(|events| Some(events.to_string())),
+        )))
+        .param(text(array(
+            pending.first_times.iter().map(|time| Some(quoted(time))),
+        )))
+        .param(text(array(
+            pending.last_times.iter().map(|time| Some(quoted(time))),
+        )))
+        .param(text(array(
+            pending
+                .events_before
+                .iter()
+                .map(|events| events.map(|n| n.to_string())),
+        )))
+        .writes(&into);
+    Plan::new()
+        .run(drop)
+        .run(create)
+        .run(insert)
+        .run(analyze)
+        .publish(with.into.alias(), &pending.about())
+}
+
+/// What people should know about how batches were looked for.
+fn notes(discovery: &Discovery<'_>, pending: &Pending, state: Option<&State>) -> Vec<String> {
+    let (source, mut notes) = (discovery.source, Vec::new());
+    if pending.events_without_batch > 0 {
+        notes.push(format!(
+            "{} events have no {} and belong to no batch; they are not processed",
+            pending.events_without_batch,
+            source.batch.as_str(),
+        ));
+    }
+    if let (false, Some(state)) = (discovery.ordered, state) {
+        notes.push(format!(
+            "no index on {} begins with {}: new batches are looked for in the events since {}; \
+             CREATE INDEX ON {} ({}) would find them without reading events",
+            source.events,
+            source.batch.as_str(),
+            state.time_floor,
+            source.events,
+            source.batch.as_str(),
+        ));
+    }
+    notes
+}
+
+/// Returns the SQL type of a column.
+fn column_type(rows: Rows<'_>, table: &TableName, name: &str) -> Result<String, Failure> {
+    let columns = catalog::read_columns(rows);
+    if columns.is_empty() {
+        return Err(Failure::new(
+            "missing-table",
+            format!("table {table} does not exist, or this login may not see it"),
+        )
+        .with_help("Check the name in the workflow file; `stepwell init` makes the manifest."));
+    }
+    let found = columns.into_iter().find(|column| column.name == name);
+    found.map(|column| column.sql_type).ok_or_else(|| {
+        Failure::new(
+            "missing-column",
+            format!("table {table} has no column \"{name}\""),
+        )
+    })
+}
+
+/// Returns a Postgres array in its text form.
+fn array(values: impl Iterator<Item = Option<String>>) -> String {
+    let values: Vec<_> = values
+        .map(|value| value.unwrap_or_else(|| "NULL".into()))
+        .collect();
+    format!("{{{}}}", values.join(","))
+}
+
+/// Returns an element of an array in its text form.
+fn quoted(value: &str) -> String {
+    format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// Returns `us` as an SQL interval.
+fn interval(us: i64) -> Sql {
+    sql!(
+        "{text}::interval",
+        text = Literal(&format!("{us} microseconds"))
+    )
+}
+
+export_planner! {
+    name: "diff-manifest",
+    summary: "Finds the batches that are not processed yet, or have changed since",
+    settings: With,
+    plan: plan,
+    gate: true,
+    reads: ["events", "manifest"],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stepwell_sdk::testing::{Conversation, beside, ints, rows};
+
+    fn conversation(method: &str, with: &str) -> Conversation<With> {
+        let columns = |list: &[(&str, &str)]| {
+            let values: Vec<[Option<&str>; 4]> = list
+                .iter()
+                .map(|&(name, ty)| [Some(name), Some(ty), None, Some("r")])
+                .collect();
+            let values: Vec<&[Option<&str>]> = values.iter().map(|row| &row[..]).collect();
+            rows(&["name", "type", "type_oid", "kind"], &values)
+        };
+        let timestamp = "timestamp without time zone";
+        Conversation::new(plan, with)
+            .answer(
+                "columns of atomic.events",
+                columns(&[("etl_tstamp", timestamp), ("collector_tstamp", timestamp)]),
+            )
+            .answer(
+                "columns of derived.manifest",
+                columns(&[("playbook", "text"), ("batch", timestamp)]),
+            )
+            .answer(
+                "indexes of atomic.events",
+                rows(
+                    &["method", "leading"],
+                    &[&[Some(method), Some("etl_tstamp")]],
+                ),
+            )
+    }
+
+    fn state(floor: Option<&str>) -> stepwell_sdk::Answer {
+        rows(
+            &["time_floor", "recount_floor", "batch_floor"],
+            &[&[
+                floor.map(|_| "2026-01-01"),
+                floor.map(|_| "2026-01-01"),
+                floor,
+            ]],
+        )
+    }
+
+    fn found(list: &[(Option<&str>, i64, Option<i64>)]) -> stepwell_sdk::Answer {
+        let texts: Vec<_> = list
+            .iter()
+            .map(|&(batch, ..)| [batch, Some("2026-01-07"), Some("2026-01-08")])
+            .collect();
+        let texts: Vec<&[Option<&str>]> = texts.iter().map(|row| &row[..]).collect();
+        let numbers: Vec<_> = list
+            .iter()
+            .map(|&(_, events, before)| [Some(events), before])
+            .collect();
+        let numbers: Vec<&[Option<i64>]> = numbers.iter().map(|row| &row[..]).collect();
+        beside(
+            rows(&["batch", "first_time", "last_time"], &texts),
+            ints(&["events", "events_before"], &numbers),
+        )
+    }
+
+    #[test]
+    fn an_index_is_walked() {
+        conversation("btree", r#"{"into": "batches"}"#)
+            .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
+            .answer(
+                "pending batches",
+                found(&[
+                    (Some("2026-01-08 01:00:00"), 700, None),
+                    (Some("a\"b\\"), 5, Some(4)),
+                    (None, 3, None),
+                ]),
+            )
+            .check_golden("sql/walk.postgres.sql");
+    }
+
+    #[test]
+    fn without_an_index_the_lookback_is_read() {
+        conversation(
+            "brin",
+            r#"{"into": "batches", "max-batches": 10, "recount": "1 day"}"#,
+        )
+        .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
+        .answer(
+            "pending batches",
+            found(&[(Some("2026-01-08 01:00:00"), 700, None)]),
+        )
+        .check_golden("sql/scan.postgres.sql");
+    }
+
+    #[test]
+    fn the_first_run_reads_everything_once() {
+        conversation("btree", r#"{"into": "batches"}"#)
+            .answer("state of the manifest", state(None))
+            .answer(
+                "pending batches",
+                found(&[(Some("2026-01-08 01:00:00"), 700, None)]),
+            )
+            .check_golden("sql/first.postgres.sql");
+    }
+
+    #[test]
+    fn nothing_pending_ends_the_run_without_a_statement() {
+        let (plan, _) = conversation("btree", r#"{"into": "batches"}"#)
+            .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
+            .answer("pending batches", found(&[(None, 2, None)]))
+            .outcome();
+        let plan = plan.unwrap();
+        assert!(plan.statements.is_empty());
+        assert_eq!(plan.ends_run.as_deref(), Some("no new batches"));
+        assert!(
+            plan.notes[0].starts_with("2 events have no etl_tstamp"),
+            "{:?}",
+            plan.notes
+        );
+    }
+
+    #[test]
+    fn a_missing_manifest_says_who_makes_it() {
+        let empty = rows(&["name", "type", "type_oid", "kind"], &[]);
+        let (plan, _) = Conversation::new(plan, r#"{"into": "batches"}"#)
+            .answer("columns of atomic.events", empty.clone())
+            .answer("columns of derived.manifest", empty.clone())
+            .answer(
+                "indexes of atomic.events",
+                rows(&["method", "leading"], &[]),
+            )
+            .outcome();
+        assert!(plan.unwrap_err().help.unwrap().contains("stepwell init"));
+    }
+}

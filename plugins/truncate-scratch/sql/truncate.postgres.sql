@@ -1,0 +1,18 @@
+-- question: scratch tables
+SELECT c.relname::text AS name
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relkind = 'r' AND left(c.relname, length($2::text)) = $2::text
+ORDER BY c.relname;
+-- $1: Param::Text("scratch")
+-- $2: Param::Text("sessions__")
+
+-- question: scratch tables with rows
+SELECT 'sessions__a'::text AS name WHERE EXISTS (SELECT FROM scratch.sessions__a)
+UNION ALL
+SELECT 'sessions__b'::text AS name WHERE EXISTS (SELECT FROM scratch.sessions__b);
+
+-- statement: empty scratch tables
+--   writes scratch.sessions__b
+TRUNCATE scratch.sessions__b;
+
