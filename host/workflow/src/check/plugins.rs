@@ -1,0 +1,194 @@
+//! The `plugins:` block.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::fields::{Fields, bytes, duration, key, mismatch, tables, text};
+use crate::kinds::{StepKind, StepKinds};
+use crate::name::is_id;
+use crate::problem::{Problem, Problems};
+use crate::tree::{Entry, Kind};
+use crate::words::quoted;
+use crate::workflow::{Grants, Limits, PluginEntry, Trust};
+
+/// Most memory that a plugin can address: it is 32-bit.
+const MEMORY_BYTES_MAX: u64 = 4 << 30;
+
+/// A declared plugin, as far as it could be read.
+pub(super) struct Declared {
+    pub(super) entry: Option<PluginEntry>,
+    /// None, with a problem, if the plugin cannot be used.
+    pub(super) kind: Option<StepKind>,
+    pub(super) used: bool,
+}
+
+pub(super) fn check(
+    entry: Option<&Entry>,
+    kinds: &mut dyn StepKinds,
+    base: &Path,
+    problems: &mut Problems,
+) -> BTreeMap<String, Declared> {
+    let Some(entry) = entry else {
+        return BTreeMap::new();
+    };
+    let Kind::Map(entries) = &entry.value.kind else {
+        mismatch(&entry.value, &key(entry), "a map of plugins", problems);
+        return BTreeMap::new();
+    };
+    let mut plugins = BTreeMap::new();
+    for entry in entries {
+        let declared = Declared {
+            entry: plugin(entry, problems),
+            kind: None,
+            used: false,
+        };
+        plugins.insert(
+            entry.key.clone(),
+            named(entry, declared, kinds, base, problems),
+        );
+    }
+    plugins
+}
+
+/// Checks the plugin's name and asks for its descriptor.
+fn named(
+    entry: &Entry,
+    mut declared: Declared,
+    kinds: &mut dyn StepKinds,
+    base: &Path,
+    problems: &mut Problems,
+) -> Declared {
+    let name = quoted(&entry.key);
+    if !is_id(&entry.key) {
+        problems.error_help(
+            entry.key_span,
+            format!("{name} is not the name of a plugin"),
+            "a plugin's name has lower-case letters, digits, `-` and `_`, and begins with a letter",
+        );
+    } else if kinds.builtin(&entry.key).is_some() {
+        problems.error_help(
+            entry.key_span,
+            format!("plugin {name} has the name of a built-in step"),
+            "give it another name, here and where it is used",
+        );
+    }
+    if let Some(plugin) = &declared.entry {
+        match kinds.load(plugin, base) {
+            Ok(kind) => declared.kind = Some(kind),
+            Err(error) => {
+                let mut problem = Problem::error(format!("plugin {name}: {}", error.message))
+                    .at(plugin.component_span);
+                problem.help = error.help;
+                problems.push(problem);
+            }
+        }
+    }
+    declared
+}
+
+fn plugin(entry: &Entry, problems: &mut Problems) -> Option<PluginEntry> {
+    let owner = format!("plugin {}", quoted(&entry.key));
+    let mut fields = Fields::new(&entry.value, owner.as_str(), entry.key_span, problems)?;
+    let component = fields.require("component", "the path of its `.wasm` file", problems);
+    let path = component.and_then(|entry| {
+        let expected = "the path of a `.wasm` file";
+        text(&entry.value, &key(entry), expected, problems).map(PathBuf::from)
+    });
+    let digest = fields.take("digest");
+    let trust = fields.take("trust");
+    let trust_value = trust.map_or(Trust::default(), |entry| trust_of(entry, problems));
+    let grants = fields
+        .take("grants")
+        .map(|entry| grants(entry, problems))
+        .unwrap_or_default();
+    let limits = fields
+        .take("limits")
+        .map(|entry| limits(entry, problems))
+        .unwrap_or_default();
+    fields.done(problems);
+    if digest.is_none() && trust_value == Trust::ThirdParty {
+        problems.push(
+            Problem::warning(format!(
+                "{owner} is not pinned: any file at its path would run"
+            ))
+            .at(entry.key_span)
+            .with_help(
+                "pin it with `stepwell plugin pin`, or write `trust: own` if your team builds it",
+            ),
+        );
+    }
+    Some(PluginEntry {
+        name: entry.key.clone(),
+        component: path?,
+        digest: match digest {
+            Some(entry) => Some(digest_of(entry, problems)?),
+            None => None,
+        },
+        trust: trust_value,
+        grants,
+        limits,
+        span: entry.key_span,
+        component_span: component.map(|entry| entry.value.span)?,
+        digest_span: digest.map(|entry| entry.value.span),
+    })
+}
+
+/// Reads `sha256:` and 64 hexadecimal digits; returns the digits in lower case.
+fn digest_of(entry: &Entry, problems: &mut Problems) -> Option<String> {
+    let expected = "`sha256:` and 64 hexadecimal digits";
+    let digest = text(&entry.value, &key(entry), expected, problems)?;
+    let digits = digest.strip_prefix("sha256:").unwrap_or("");
+    if digits.len() == 64 && digits.chars().all(|c| c.is_ascii_hexdigit()) {
+        return Some(digits.to_ascii_lowercase());
+    }
+    mismatch(&entry.value, &key(entry), expected, problems);
+    None
+}
+
+fn trust_of(entry: &Entry, problems: &mut Problems) -> Trust {
+    let expected = "`own` or `third-party`";
+    match text(&entry.value, &key(entry), expected, problems) {
+        Some("own") => Trust::Own,
+        Some("third-party") | None => Trust::ThirdParty,
+        Some(_) => {
+            mismatch(&entry.value, &key(entry), expected, problems);
+            Trust::ThirdParty
+        }
+    }
+}
+
+fn grants(entry: &Entry, problems: &mut Problems) -> Grants {
+    let mut grants = Grants::default();
+    if let Some(mut fields) = Fields::of(entry, problems) {
+        if let Some(read) = fields.take("read") {
+            grants.read = tables(read, problems);
+        }
+        if let Some(write) = fields.take("write") {
+            grants.write = tables(write, problems);
+        }
+        fields.done(problems);
+    }
+    grants
+}
+
+fn limits(entry: &Entry, problems: &mut Problems) -> Limits {
+    let mut limits = Limits::default();
+    let Some(mut fields) = Fields::of(entry, problems) else {
+        return limits;
+    };
+    if let Some(memory) = fields.take("memory") {
+        limits.memory = bytes(memory, problems);
+        if limits.memory.is_some_and(|bytes| bytes > MEMORY_BYTES_MAX) {
+            let expected = "at most 4GiB, which is all that a plugin can address";
+            mismatch(&memory.value, &key(memory), expected, problems);
+        }
+    }
+    limits.cpu = fields
+        .take("cpu")
+        .and_then(|entry| duration(entry, problems));
+    limits.wall = fields
+        .take("wall")
+        .and_then(|entry| duration(entry, problems));
+    fields.done(problems);
+    limits
+}

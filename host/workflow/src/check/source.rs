@@ -1,0 +1,141 @@
+//! The `source:` block.
+
+use std::collections::BTreeMap;
+
+use stepwell_sql::lexer::{TokenKind, tokens};
+
+use crate::fields::{Fields, column, duration, key, list, mismatch, table, text};
+use crate::name::is_word;
+use crate::problem::Problems;
+use crate::tree::{Entry, Kind};
+use crate::words::quoted;
+use crate::workflow::{Context, Lookback, Source};
+
+/// Aliases that are not a workflow's to give.
+pub(super) const RESERVED_ALIASES: [&str; 2] = ["events", "manifest"];
+
+pub(super) fn check(entry: &Entry, problems: &mut Problems) -> Option<Source> {
+    let mut fields = Fields::of(entry, problems)?;
+    let events = fields
+        .require("events", "the table of events as `schema.table`", problems)
+        .and_then(|entry| table(&entry.value, &key(entry), problems));
+    let batch = fields
+        .require("batch", "the column whose values are batches", problems)
+        .and_then(|entry| expression(entry, problems));
+    let time = fields
+        .require(
+            "time",
+            "the column that scans are bounded on: the sort key",
+            problems,
+        )
+        .and_then(|entry| column(&entry.value, &key(entry), problems));
+    let event_id = fields
+        .take("event-id")
+        .map(|entry| column(&entry.value, &key(entry), problems));
+    let lookback = fields
+        .require(
+            "lookback",
+            "how far back new batches are looked for, as `7 days`",
+            problems,
+        )
+        .and_then(|entry| duration(entry, problems));
+    let contexts = fields
+        .take("contexts")
+        .map(|entry| contexts(entry, problems))
+        .unwrap_or_default();
+    fields.done(problems);
+    Some(Source {
+        events: events?,
+        batch: batch?,
+        time: time?,
+        event_id: match event_id {
+            Some(event_id) => Some(event_id?),
+            None => None,
+        },
+        lookback: Lookback(lookback?),
+        contexts,
+    })
+}
+
+/// Reads a column or an SQL expression over columns: one, and closed.
+fn expression(entry: &Entry, problems: &mut Problems) -> Option<String> {
+    let expected = "a column or an SQL expression";
+    let sql = text(&entry.value, &key(entry), expected, problems)?.trim();
+    match tokens(sql) {
+        Ok(tokens) if tokens.iter().any(|t| t.kind == TokenKind::Semicolon) => {
+            mismatch(&entry.value, &key(entry), "one SQL expression", problems);
+            None
+        }
+        Ok(tokens) if !tokens.is_empty() => Some(sql.to_owned()),
+        Ok(_) => {
+            mismatch(&entry.value, &key(entry), expected, problems);
+            None
+        }
+        Err(error) => {
+            let message = format!("{}: {error}", key(entry));
+            problems.error(entry.value.span, message);
+            None
+        }
+    }
+}
+
+fn contexts(entry: &Entry, problems: &mut Problems) -> BTreeMap<String, Context> {
+    let Kind::Map(entries) = &entry.value.kind else {
+        mismatch(
+            &entry.value,
+            &key(entry),
+            "a map of aliases and tables",
+            problems,
+        );
+        return BTreeMap::new();
+    };
+    entries
+        .iter()
+        .filter_map(|entry| Some((alias(entry, problems)?, context(entry, problems)?)))
+        .collect()
+}
+
+fn alias(entry: &Entry, problems: &mut Problems) -> Option<String> {
+    let alias = entry.key.as_str();
+    if !is_word(alias) {
+        let message = format!("{} is not an alias", quoted(alias));
+        let help =
+            "an alias has lower-case letters, digits and underscores, and begins with a letter";
+        problems.error_help(entry.key_span, message, help);
+        return None;
+    }
+    if RESERVED_ALIASES.contains(&alias) {
+        let message = format!("alias {} is the host's own", quoted(alias));
+        problems.error_help(entry.key_span, message, "choose another alias");
+        return None;
+    }
+    Some(alias.to_owned())
+}
+
+fn context(entry: &Entry, problems: &mut Problems) -> Option<Context> {
+    let owner = format!("context {}", quoted(&entry.key));
+    let mut fields = Fields::new(&entry.value, owner, entry.key_span, problems)?;
+    let table = fields
+        .require("table", "the context's table as `schema.table`", problems)
+        .and_then(|entry| table(&entry.value, &key(entry), problems));
+    let event_id = fields
+        .require("event-id", "the column that names the event", problems)
+        .and_then(|entry| column(&entry.value, &key(entry), problems));
+    let time = fields
+        .take("time")
+        .and_then(|entry| column(&entry.value, &key(entry), problems));
+    let columns = fields.take("columns").map(|entry| {
+        let items = list(entry, "a list of columns", problems).unwrap_or_default();
+        items
+            .iter()
+            .filter_map(|item| column(item, &key(entry), problems))
+            .collect()
+    });
+    fields.done(problems);
+    Some(Context {
+        table: table?,
+        event_id: event_id?,
+        time,
+        columns: columns.unwrap_or_default(),
+    })
+}

@@ -1,0 +1,120 @@
+//! The `warehouse:` block.
+
+use crate::fields::{Fields, duration, key, mismatch};
+use crate::problem::{Problem, Problems};
+use crate::source_file::mask_secrets;
+use crate::tree::{Entry, Kind};
+use crate::words::quoted;
+use crate::workflow::{Secret, Warehouse};
+
+/// Session parameters that the host sets, with what to do instead.
+const HOST_SETS: [(&str, &str); 7] = [
+    ("search_path", "name tables with their schema"),
+    (
+        "statement_timeout",
+        "use key \"statement-timeout\" of \"warehouse\"",
+    ),
+    ("lock_timeout", "use key \"lock-timeout\" of \"warehouse\""),
+    ("role", "connect as the role in key \"url\""),
+    (
+        "session_authorization",
+        "connect as the role in key \"url\"",
+    ),
+    ("transaction_read_only", "remove it"),
+    ("default_transaction_read_only", "remove it"),
+];
+
+pub(super) fn check(entry: &Entry, problems: &mut Problems) -> Warehouse {
+    let mut warehouse = Warehouse::default();
+    let Some(mut fields) = Fields::of(entry, problems) else {
+        return warehouse;
+    };
+    warehouse.url = fields.take("url").and_then(|entry| url(entry, problems));
+    warehouse.statement_timeout = fields
+        .take("statement-timeout")
+        .and_then(|entry| duration(entry, problems));
+    warehouse.lock_timeout = fields
+        .take("lock-timeout")
+        .and_then(|entry| duration(entry, problems));
+    if let Some(settings) = fields.take("settings") {
+        session_settings(settings, &mut warehouse, problems);
+    }
+    fields.done(problems);
+    warehouse
+}
+
+/// Reads a connection string. What stands there is never shown.
+fn url(entry: &Entry, problems: &mut Problems) -> Option<Secret> {
+    let help =
+        "write `url: ${env:DATABASE_URL}`; without the key, the private local Postgres is used";
+    let text = match &entry.value.kind {
+        Kind::Text(text) => text,
+        Kind::Unknown => return None,
+        _ => {
+            let message = "key \"url\": expected a connection string";
+            problems.error_help(entry.value.span, message, help);
+            return None;
+        }
+    };
+    let url = text.value.trim();
+    let schemes = ["postgres://", "postgresql://", "redshift://"];
+    let parameters = || url.contains('=') && !url.contains("://");
+    if !schemes.iter().any(|scheme| url.starts_with(scheme)) && !parameters() {
+        let message =
+            "key \"url\": expected a connection string, as `postgres://user@host/database`";
+        problems.error_help(entry.value.span, message, help);
+        return None;
+    }
+    let written = text.shown();
+    if mask_secrets(written) != written {
+        problems.push(
+            Problem::warning("the connection string has its password in the file")
+                .at(entry.value.span)
+                .with_help("take it from the environment: `url: ${env:DATABASE_URL}`"),
+        );
+    }
+    Some(Secret::new(url))
+}
+
+fn session_settings(entry: &Entry, warehouse: &mut Warehouse, problems: &mut Problems) {
+    let Kind::Map(settings) = &entry.value.kind else {
+        mismatch(
+            &entry.value,
+            &key(entry),
+            "a map of session parameters",
+            problems,
+        );
+        return;
+    };
+    for setting in settings {
+        let name = setting.key.to_ascii_lowercase();
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
+        if !name.starts_with(|c: char| c.is_ascii_alphabetic()) || !name.chars().all(plain) {
+            let message = format!(
+                "{} is not the name of a session parameter",
+                quoted(&setting.key)
+            );
+            problems.error(setting.key_span, message);
+            continue;
+        }
+        if let Some((_, help)) = HOST_SETS.iter().find(|(host, _)| *host == name) {
+            let message = format!(
+                "session parameter {} is set by the host",
+                quoted(&setting.key)
+            );
+            problems.error_help(setting.key_span, message, help);
+            continue;
+        }
+        let value = match &setting.value.kind {
+            Kind::Text(text) => text.value.clone(),
+            Kind::Number(_, written) => written.clone(),
+            Kind::Bool(value) => value.to_string(),
+            _ => {
+                let what = format!("session parameter {}", quoted(&setting.key));
+                mismatch(&setting.value, &what, "text or a number", problems);
+                continue;
+            }
+        };
+        warehouse.settings.insert(name, value);
+    }
+}

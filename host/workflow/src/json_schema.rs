@@ -1,0 +1,258 @@
+//! The format of workflow files as a JSON Schema, for editors.
+
+use serde_json::{Map, Value, json};
+
+use crate::kinds::StepKinds;
+
+/// Returns the JSON Schema (draft 2020-12) of a workflow file, with the built-in steps' settings.
+///
+/// It refuses misspelt keys and wrong types while a file is written. What takes more than a schema (the order of steps,
+/// what they read and write) only a check of the workflow finds. Settings of a declared plugin are not looked at.
+pub fn json_schema(kinds: &dyn StepKinds) -> Value {
+    let mut definitions = definitions();
+    let mut by_kind = Vec::new();
+    for name in kinds.names() {
+        let Some(kind) = kinds.builtin(&name) else {
+            continue;
+        };
+        let key = format!("with-{name}");
+        let base = format!("#/$defs/{key}");
+        let mut settings = kind.settings.clone();
+        move_references(&mut settings, &base);
+        by_kind.push(json!({
+            "if": {"properties": {"uses": {"const": name}}, "required": ["uses"]},
+            "then": {
+                "properties": {"with": {"$ref": base}},
+                "required": if has_required(&kind.settings) { json!(["with"]) } else { json!([]) },
+            },
+        }));
+        definitions.insert(key, settings);
+    }
+    let uses: Vec<Value> = kinds
+        .names()
+        .into_iter()
+        .filter_map(|name| kinds.builtin(&name).map(|kind| (name, kind.summary)))
+        .map(|(name, summary)| json!({"const": name, "description": summary}))
+        .collect();
+    definitions.insert("step".into(), step(uses, by_kind));
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Stepwell workflow",
+        "description": "One playbook: tables kept up to date batch by batch.",
+        "type": "object",
+        "properties": top(),
+        "required": ["stepwell", "playbook", "steps"],
+        "additionalProperties": false,
+        "$defs": definitions,
+    })
+}
+
+fn has_required(settings: &Value) -> bool {
+    settings
+        .get("required")
+        .and_then(Value::as_array)
+        .is_some_and(|keys| !keys.is_empty())
+}
+
+/// Lets references of a schema hold at its new place.
+fn move_references(schema: &mut Value, base: &str) {
+    match schema {
+        Value::Object(map) => {
+            if let Some(Value::String(target)) = map.get_mut("$ref")
+                && let Some(pointer) = target.strip_prefix('#')
+            {
+                *target = format!("{base}{pointer}");
+            }
+            map.values_mut()
+                .for_each(|value| move_references(value, base));
+        }
+        Value::Array(items) => items
+            .iter_mut()
+            .for_each(|value| move_references(value, base)),
+        _ => {}
+    }
+}
+
+/// A schema that refers to a definition, with a description of its own.
+fn of(name: &str, description: &str) -> Value {
+    json!({"$ref": format!("#/$defs/{name}"), "description": description})
+}
+
+fn map(description: &str, required: &[&str], properties: &Value) -> Value {
+    json!({
+        "description": description,
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": false,
+    })
+}
+
+fn top() -> Value {
+    json!({
+        "stepwell": {"description": "Version of the file format.", "const": crate::FORMAT},
+        "playbook": of("playbook", "Name under which processed batches are kept."),
+        "description": {"description": "What the playbook is for.", "type": "string"},
+        "vars": {
+            "description": "Defaults of variables, which `--var NAME=VALUE` overrides. Empty: must be given.",
+            "type": "object",
+            "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
+        },
+        "warehouse": warehouse(),
+        "schemas": map("Where tables are made.", &[], &json!({
+            "scratch": of("schema", "Schema of tables that a run may empty. Default: scratch."),
+            "derived": of("schema", "Schema of tables that readers query. Default: derived."),
+        })),
+        "manifest": of("table", "Table of processed batches. Default: manifest in the derived schema."),
+        "source": source(),
+        "plugins": {
+            "description": "Plugins that are not built in, by the name that `uses` has.",
+            "type": "object",
+            "additionalProperties": {"$ref": "#/$defs/plugin"},
+            "propertyNames": {"$ref": "#/$defs/id"},
+        },
+        "steps": {
+            "description": "What to do; a step runs after the one above it unless `needs` says otherwise.",
+            "type": "array",
+            "items": {"$ref": "#/$defs/step"},
+            "minItems": 1,
+            "maxItems": crate::STEPS_MAX,
+        },
+    })
+}
+
+fn warehouse() -> Value {
+    map(
+        "Where the tables are.",
+        &[],
+        &json!({
+            "url": {
+                "description": "Connection string, best as `${env:DATABASE_URL}`. Without it: the private local Postgres.",
+                "type": "string",
+            },
+            "statement-timeout": of("duration", "Longest time for one statement."),
+            "lock-timeout": of("duration", "Longest wait for a lock."),
+            "settings": {
+                "description": "Session parameters, for example work_mem.",
+                "type": "object",
+                "additionalProperties": {"type": ["string", "number", "boolean"]},
+            },
+        }),
+    )
+}
+
+fn source() -> Value {
+    let context = map(
+        "A table with more about an event.",
+        &["table", "event-id"],
+        &json!({
+            "table": of("table", "The table."),
+            "event-id": of("column", "Its column that names the event."),
+            "time": of("column", "Its column to bound scans on."),
+            "columns": {
+                "description": "Columns that steps may use. Default: all.",
+                "type": "array",
+                "items": {"$ref": "#/$defs/column"},
+            },
+        }),
+    );
+    map(
+        "Where events come from.",
+        &["events", "batch", "time", "lookback"],
+        &json!({
+            "events": of("table", "Table of events."),
+            "batch": {
+                "description": "Column whose values are batches, or an SQL expression over columns.",
+                "type": "string",
+                "minLength": 1,
+            },
+            "time": of("column", "Column that every scan is bounded on: the sort key."),
+            "event-id": of("column", "Column that names an event, by which duplicates are found."),
+            "lookback": of("duration", "How far back new batches are looked for. A day is 24 hours."),
+            "contexts": {
+                "description": "Tables with more about an event, by alias.",
+                "type": "object",
+                "additionalProperties": context,
+                "propertyNames": {"$ref": "#/$defs/word"},
+            },
+        }),
+    )
+}
+
+fn step(uses: Vec<Value>, by_kind: Vec<Value>) -> Value {
+    let mut uses = uses;
+    uses.push(json!({"$ref": "#/$defs/id", "description": "A plugin declared under `plugins`."}));
+    let mut step = map(
+        "One step.",
+        &["id", "uses"],
+        &json!({
+            "id": of("id", "Name of the step."),
+            "uses": {"description": "Built-in step or declared plugin.", "anyOf": uses},
+            "with": {"description": "Settings of the step.", "type": "object"},
+            "needs": {
+                "description": "Steps that must be done before. Default: the one above; `[]`: none.",
+                "type": "array",
+                "items": {"$ref": "#/$defs/id"},
+            },
+            "critical": {
+                "description": "Whether the step's failure fails the run. Default: true.",
+                "anyOf": [{"type": "boolean"}, {"$ref": "#/$defs/variable"}],
+            },
+        }),
+    );
+    step["allOf"] = by_kind.into();
+    step
+}
+
+fn definitions() -> Map<String, Value> {
+    // A text with a variable in it fits everywhere: what it stands for, only a check knows.
+    let text = |pattern: &str, example: &str| {
+        json!({
+            "type": "string",
+            "anyOf": [{"pattern": pattern}, {"$ref": "#/$defs/variable"}],
+            "examples": [example],
+        })
+    };
+    let duration = r"^\s*\d+(\.\d+)?\s*[A-Za-zµ]";
+    let part = r#"([A-Za-z_][A-Za-z0-9_$]*|"[^"]+")"#;
+    let definitions = json!({
+        "variable": {"type": "string", "pattern": r"\$\{(env|var):"},
+        "word": {"type": "string", "pattern": "^[a-z][a-z0-9_]*$"},
+        "id": text("^[a-z][a-z0-9_-]{0,63}$", "session-ids"),
+        "playbook": text("^[a-z][a-z0-9_]{0,39}$", "sessions"),
+        "schema": text("^[a-z][a-z0-9_]{0,62}$", "derived"),
+        "table": text(&format!("^{part}\\.{part}$"), "derived.sessions"),
+        "column": text(&format!("^{part}$"), "collector_tstamp"),
+        "duration": text(duration, "7 days"),
+        "size": text(r"^\s*\d+\s*([kKMG]i?)?[bB]\s*$", "128MiB"),
+        "tables": {"type": "array", "items": {"$ref": "#/$defs/table"}},
+        "plugin": map("A plugin that is not built in.", &["component"], &json!({
+            "component": {
+                "description": "Path of the `.wasm` file, relative to this file.",
+                "type": "string",
+            },
+            "digest": {
+                "$ref": "#/$defs/digest",
+                "description": "SHA-256 of the file. Another file at the path is refused.",
+            },
+            "trust": {
+                "description": "Who wrote the plugin. Default: third-party.",
+                "enum": ["own", "third-party"],
+            },
+            "grants": map("Tables that the plugin's statements may touch.", &[], &json!({
+                "read": of("tables", "Tables it may read."),
+                "write": of("tables", "Tables it may write."),
+            })),
+            "limits": map("What one call may use.", &[], &json!({
+                "memory": of("size", "Memory, at most 4GiB."),
+                "cpu": of("duration", "Time on the processor."),
+                "wall": of("duration", "Time on the clock."),
+            })),
+        })),
+        "digest": text("^sha256:[0-9a-fA-F]{64}$", "sha256:…"),
+    });
+    match definitions {
+        Value::Object(definitions) => definitions,
+        _ => Map::new(),
+    }
+}

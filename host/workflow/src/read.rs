@@ -1,0 +1,83 @@
+//! From a path to a checked workflow: the one way in.
+
+use std::io::Read;
+use std::path::Path;
+
+use crate::check;
+use crate::kinds::StepKinds;
+use crate::problem::{Problem, Problems};
+use crate::source_file::SourceFile;
+use crate::substitute::{Inputs, substitute};
+use crate::tree;
+use crate::workflow::Workflow;
+
+/// Largest workflow file, and largest SQL file that one refers to, in bytes.
+pub const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A workflow with its warnings, or the file with all its problems, at least one of them an error. Problems are in file
+/// order; those without a place come last.
+pub type Outcome = Result<(Workflow, Vec<Problem>), (SourceFile, Vec<Problem>)>;
+
+impl Workflow {
+    /// Reads and checks the workflow file at `path`.
+    ///
+    /// Files that it refers to are read too: SQL files here, plugins by `kinds`. Nothing is run and nothing connected.
+    ///
+    /// # Errors
+    ///
+    /// Every problem that can be found without a database, at most [`PROBLEMS_MAX`](crate::PROBLEMS_MAX).
+    pub fn read(path: &Path, inputs: &Inputs<'_>, kinds: &mut dyn StepKinds) -> Outcome {
+        match read_text(path) {
+            Ok(text) => Self::parse(path, &text, inputs, kinds),
+            Err(reason) => {
+                let message = format!("could not read workflow file \"{}\"", path.display());
+                let problem = Problem::error(message).with_detail(reason);
+                Err((SourceFile::new(path, ""), vec![problem]))
+            }
+        }
+    }
+
+    /// Checks a workflow whose text is at hand; `path` names it and is where relative paths begin.
+    ///
+    /// # Errors
+    ///
+    /// As [`Workflow::read`].
+    pub fn parse(
+        path: &Path,
+        text: &str,
+        inputs: &Inputs<'_>,
+        kinds: &mut dyn StepKinds,
+    ) -> Outcome {
+        let file = SourceFile::new(path, text);
+        let mut problems = Problems::default();
+        if text.len() as u64 > FILE_BYTES_MAX {
+            problems.push(Problem::error("the workflow file is larger than 1 MiB"));
+            return Err((file, problems.finish(text)));
+        }
+        let workflow = tree::parse(text, &mut problems).and_then(|mut root| {
+            substitute(&mut root, inputs, &mut problems);
+            check::check(&root, &file, kinds, &mut problems)
+        });
+        match workflow {
+            Some(workflow) if !problems.fatal() => Ok((workflow, problems.finish(text))),
+            _ => Err((file, problems.finish(text))),
+        }
+    }
+}
+
+/// Reads a text file of at most [`FILE_BYTES_MAX`], or says why not.
+pub(crate) fn read_text(path: &Path) -> Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    // One byte more than allowed, and never the whole of a file that grows or has no end.
+    file.take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err("the file is larger than 1 MiB".into());
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        format!("the file is not UTF-8 text (byte {at})")
+    })
+}

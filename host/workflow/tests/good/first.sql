@@ -1,0 +1,1 @@
+min(collector_tstamp)

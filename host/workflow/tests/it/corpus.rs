@@ -1,0 +1,1 @@
+//! Bad files and what the user reads.

@@ -1,0 +1,6 @@
+//! Whole files in, types or messages out.
+
+mod corpus;
+mod good;
+mod kinds;
+mod schema;
