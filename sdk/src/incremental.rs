@@ -32,6 +32,10 @@ pub struct Batches {
     pub last: String,
     /// Number of events within the lookback that belong to no batch, since theirs is NULL.
     pub events_without_batch: u64,
+    /// Whether more batches are pending than one run takes. The host then runs the workflow again, for as long as the
+    /// gate step publishes this.
+    #[serde(default)]
+    pub more: bool,
 }
 
 /// What is known about a table of ids. Its columns: those of the key, `since` (the time from which the id's events must

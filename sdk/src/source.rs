@@ -21,8 +21,8 @@ pub struct Source {
     pub time: String,
     /// The column that names an event, where it has one.
     pub event_id: Option<String>,
-    /// How far back on `time` new batches are looked for, in microseconds.
-    pub lookback_us: i64,
+    /// How far back on `time` new batches are looked for, in seconds.
+    pub lookback_seconds: i64,
     /// Tables with more about an event, by the alias under which expressions name them.
     #[serde(default)]
     pub contexts: BTreeMap<String, Context>,

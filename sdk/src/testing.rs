@@ -215,7 +215,7 @@ impl<S: DeserializeOwned> Conversation<S> {
 /// The source of [`Conversation::new`].
 pub const SOURCE: &str = r#"{
     "events": "atomic.events", "batch": "etl_tstamp", "time": "collector_tstamp", "event-id": "event_id",
-    "lookback-us": 604800000000,
+    "lookback-seconds": 604800,
     "contexts": { "page": { "table": "atomic.web_page", "event-id": "root_id", "time": "root_tstamp", "columns": ["id"] } }
 }"#;
 

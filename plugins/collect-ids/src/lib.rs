@@ -360,6 +360,7 @@ mod tests {
             first: "a".into(),
             last: "a".into(),
             events_without_batch: 0,
+            more: false,
         };
         Conversation::new(plan, with)
             .about("batches", &batches)

@@ -40,11 +40,11 @@ ORDER BY x.relname;
 
 -- question: state of the manifest
 SELECT
-  CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800000000 microseconds'::interval AS timestamp without time zone)::text AS time_floor,
-  CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800000000 microseconds'::interval AS timestamp without time zone)::text AS recount_floor,
+  CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800 seconds'::interval AS timestamp without time zone)::text AS time_floor,
+  CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800 seconds'::interval AS timestamp without time zone)::text AS recount_floor,
   (SELECT min(f.batch)
    FROM derived.manifest AS f
-   WHERE f.playbook = 'sessions' AND f.last_time >= CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800000000 microseconds'::interval AS timestamp without time zone))::text AS batch_floor
+   WHERE f.playbook = 'sessions' AND f.last_time >= CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800 seconds'::interval AS timestamp without time zone))::text AS batch_floor
 FROM (SELECT max(last_time) AS last_time FROM derived.manifest WHERE playbook = 'sessions') AS m
 WHERE m.last_time IS NOT NULL;
 
@@ -119,5 +119,5 @@ FROM unnest(
 --   writes scratch.sessions__batches
 ANALYZE scratch.sessions__batches;
 
--- about batches: {"batches":2,"reopened":1,"events":705,"first":"2026-01-08 01:00:00","last":"a\"b\\","events_without_batch":3}
+-- about batches: {"batches":2,"reopened":1,"events":705,"first":"2026-01-08 01:00:00","last":"a\"b\\","events_without_batch":3,"more":false}
 -- note: 3 events have no etl_tstamp and belong to no batch; they are not processed

@@ -18,7 +18,7 @@ pub struct Discovery<'a> {
     pub time_type: String,
     /// Whether an index gives the batches in order.
     pub ordered: bool,
-    pub recount_us: i64,
+    pub recount_seconds: i64,
     pub batches_max: u32,
 }
 
@@ -29,11 +29,11 @@ impl Discovery<'_> {
     /// future must not hide all others behind the lookback. It follows the data, not the clock, so a pipeline that stood
     /// still for longer than the lookback goes on where it stopped.
     pub fn state(&self) -> Question {
-        let floor = |us: i64| {
+        let floor = |seconds: i64| {
             sql!(
                 "CAST(least(m.last_time, to_timestamp({as_of} / 1000000.0)) - {lookback} AS {time})",
                 as_of = self.run.as_of_us(),
-                lookback = interval(us),
+                lookback = interval(seconds),
                 time = Sql::trusted(&self.time_type),
             )
         };
@@ -46,8 +46,8 @@ impl Discovery<'_> {
                WHERE f.playbook = {playbook} AND f.last_time >= {floor})::text AS batch_floor
             FROM (SELECT max(last_time) AS last_time FROM {manifest} WHERE playbook = {playbook}) AS m
             WHERE m.last_time IS NOT NULL",
-            floor = floor(self.source.lookback_us),
-            recount = floor(self.recount_us),
+            floor = floor(self.source.lookback_seconds),
+            recount = floor(self.recount_seconds),
             manifest = self.manifest,
             playbook = Literal(self.run.playbook()),
         );

@@ -63,11 +63,9 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             failure.with_help("Name the column in the workflow's `source: { time: … }`.")
         })?,
         ordered: Indexes::read(indexes).ordered_by(source.batch.as_str()),
-        recount_us: with.recount.map_or(source.lookback_us, |recount| {
-            let us = i64::try_from(recount.seconds)
-                .unwrap_or(i64::MAX)
-                .saturating_mul(1_000_000);
-            us.min(source.lookback_us)
+        recount_seconds: with.recount.map_or(source.lookback_seconds, |recount| {
+            let seconds = i64::try_from(recount.seconds).unwrap_or(i64::MAX);
+            seconds.min(source.lookback_seconds)
         }),
         batches_max: with
             .max_batches
@@ -122,6 +120,7 @@ struct Pending {
     last_times: Vec<String>,
     events_before: Vec<Option<i64>>,
     events_without_batch: i64,
+    more: bool,
 }
 
 impl Pending {
@@ -131,7 +130,7 @@ impl Pending {
         for row in rows.iter() {
             let events = row.int("events").unwrap_or(0);
             match row.text("batch") {
-                Some(_) if pending.batches.len() == batches_max => {}
+                Some(_) if pending.batches.len() == batches_max => pending.more = true,
                 Some(batch) => {
                     pending.batches.push(batch.to_owned());
                     pending.events.push(events);
@@ -158,6 +157,7 @@ impl Pending {
             first: self.batches.first().cloned().unwrap_or_default(),
             last: self.batches.last().cloned().unwrap_or_default(),
             events_without_batch: unsigned(self.events_without_batch),
+            more: self.more,
         }
     }
 }
@@ -266,11 +266,11 @@ fn quoted(value: &str) -> String {
     format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// Returns `us` as an SQL interval.
-fn interval(us: i64) -> Sql {
+/// Returns a length of time as an SQL interval.
+fn interval(seconds: i64) -> Sql {
     sql!(
         "{text}::interval",
-        text = Literal(&format!("{us} microseconds"))
+        text = Literal(&format!("{seconds} seconds"))
     )
 }
 
