@@ -1,0 +1,245 @@
+//! Compiled components on disk, so that a start does not wait for the compiler.
+//!
+//! What is loaded from here runs as machine code in this process, unchecked. So the directory must
+//! belong to us and be closed to others, and each artefact is compared with its SHA-256, kept
+//! beside it, before it is mapped. That guards against truncated and mixed-up files; against
+//! someone who can write to the directory there is no guard, which is why such a directory is not
+//! used at all.
+
+use std::fs::{self, DirBuilder, File, FileTimes};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use tracing::{debug, warn};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use crate::digest::Digest;
+
+const ARTEFACT: &str = "cwasm";
+const CHECKSUM: &str = "sha256";
+
+/// A directory of artefacts for one engine.
+pub(crate) struct Cache {
+    dir: PathBuf,
+    /// Which engine: its settings, wasmtime's version and the processor's features.
+    engine_hash: u64,
+    bytes_max: u64,
+}
+
+impl Cache {
+    /// Returns the cache in `dir`, which is made if it is missing; none, with a warning, if it is
+    /// not safe to use.
+    pub(crate) fn open(dir: &Path, engine: &Engine, bytes_max: u64) -> Option<Self> {
+        if let Err(error) = prepare(dir) {
+            warn!(dir = %dir.display(), %error, "compiled plugins are not cached");
+            return None;
+        }
+        // `new` has fixed keys: the hash must be the same in the next process. A newer Rust may
+        // hash differently, and then the artefacts are compiled again.
+        let mut hasher = DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        Some(Self {
+            dir: dir.to_owned(),
+            engine_hash: hasher.finish(),
+            bytes_max,
+        })
+    }
+
+    /// Returns the compiled component and the size of its artefact; none if it is not here or not
+    /// whole.
+    pub(crate) fn load(&self, engine: &Engine, digest: Digest) -> Option<(Component, u64)> {
+        let path = self.path(digest, ARTEFACT);
+        let artefact = match fs::read(&path) {
+            Ok(artefact) => artefact,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                warn!(path = %path.display(), %error, "could not read a compiled plugin");
+                return None;
+            }
+        };
+        let expected = fs::read_to_string(self.path(digest, CHECKSUM)).unwrap_or_default();
+        if expected != Digest::of(&artefact).to_string() {
+            warn!(path = %path.display(), "a compiled plugin is damaged, compiling it again");
+            return None;
+        }
+        // SAFETY: the file was written by `store` from the compiler's output: its checksum says
+        // that it is whole, its name that it was compiled by this very engine, and the directory is
+        // ours alone. It is never changed in place, only replaced by renaming, so what is mapped
+        // stays as it is.
+        match unsafe { Component::deserialize_file(engine, &path) } {
+            Ok(component) => {
+                self.touch(&path);
+                Some((component, artefact.len() as u64))
+            }
+            Err(error) => {
+                warn!(path = %path.display(), %error, "could not load a compiled plugin");
+                None
+            }
+        }
+    }
+
+    /// Keeps an artefact. A failure costs the next start some time and is only logged.
+    pub(crate) fn store(&self, digest: Digest, artefact: &[u8]) {
+        let checksum = Digest::of(artefact).to_string();
+        let stored = self
+            .write(&self.path(digest, ARTEFACT), artefact)
+            .and_then(|()| self.write(&self.path(digest, CHECKSUM), checksum.as_bytes()));
+        match stored {
+            Ok(()) => debug!(%digest, bytes = artefact.len(), "compiled plugin cached"),
+            Err(error) => warn!(dir = %self.dir.display(), %error, "could not cache a plugin"),
+        }
+        if let Err(error) = self.prune() {
+            warn!(dir = %self.dir.display(), %error, "could not tidy compiled plugins");
+        }
+    }
+
+    fn path(&self, digest: Digest, extension: &str) -> PathBuf {
+        let digest = digest.to_string().replace(':', "-");
+        self.dir
+            .join(format!("{digest}-{:016x}.{extension}", self.engine_hash))
+    }
+
+    /// Writes a file so that others see the old one or the new one, never a part.
+    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+        file.write_all(bytes)?;
+        file.persist(path)?;
+        Ok(())
+    }
+
+    /// Marks an artefact as used, so that the ones pruned first are those that nobody asks for.
+    fn touch(&self, path: &Path) {
+        let used = File::options()
+            .append(true)
+            .open(path)
+            .and_then(|file| file.set_times(FileTimes::new().set_modified(SystemTime::now())));
+        if let Err(error) = used {
+            debug!(dir = %self.dir.display(), %error, "could not mark a compiled plugin as used");
+        }
+    }
+
+    /// Removes the artefacts used longest ago until the rest fits.
+    fn prune(&self) -> io::Result<()> {
+        let mut artefacts = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == ARTEFACT)
+            {
+                let metadata = fs::metadata(&path)?;
+                artefacts.push((metadata.modified()?, metadata.len(), path));
+            }
+        }
+        artefacts.sort();
+        let mut bytes: u64 = artefacts.iter().map(|(_, size, _)| size).sum();
+        for (_, size, path) in artefacts {
+            if bytes <= self.bytes_max {
+                break;
+            }
+            fs::remove_file(path.with_extension(CHECKSUM)).or_else(ignore_missing)?;
+            fs::remove_file(&path).or_else(ignore_missing)?;
+            bytes -= size;
+        }
+        Ok(())
+    }
+}
+
+/// Another process may tidy at the same time.
+fn ignore_missing(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    }
+}
+
+fn prepare(dir: &Path) -> io::Result<()> {
+    const OTHERS_MAY_WRITE: u32 = 0o022;
+
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let metadata = fs::metadata(dir)?;
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other("the directory belongs to another user"));
+    }
+    if metadata.mode() & OTHERS_MAY_WRITE != 0 {
+        return Err(io::Error::other("other users may write to the directory"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn cache(dir: &Path, bytes_max: u64) -> Option<Cache> {
+        Cache::open(dir, &Engine::default(), bytes_max)
+    }
+
+    #[test]
+    fn makes_a_directory_for_us_alone() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let dir = parent.path().join("cache/components");
+
+        assert!(cache(&dir, 1).is_some());
+        assert_eq!(
+            fs::metadata(&dir).expect("it was made").mode() & 0o777,
+            0o700
+        );
+    }
+
+    #[test]
+    fn a_directory_open_to_others_is_not_used() {
+        let dir = tempfile::tempdir().expect("a directory");
+
+        for mode in [0o777, 0o770, 0o702] {
+            fs::set_permissions(dir.path(), Permissions::from_mode(mode)).expect("it is ours");
+            assert!(cache(dir.path(), 1).is_none(), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_not_used() {
+        // The root of the file system belongs to the superuser; as the superuser, a directory is
+        // given away.
+        let dir = tempfile::tempdir().expect("a directory");
+        let foreign = if rustix::process::geteuid().is_root() {
+            let nobody = rustix::process::Uid::from_raw(65_534);
+            rustix::fs::chown(dir.path(), Some(nobody), None).expect("the superuser may");
+            dir.path()
+        } else {
+            Path::new("/")
+        };
+
+        assert!(cache(foreign, 1).is_none());
+    }
+
+    #[test]
+    fn the_ones_used_longest_ago_go_first() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cache = cache(dir.path(), 25).expect("the directory is ours");
+        let digests = [b"a", b"b", b"c"].map(|bytes| Digest::of(bytes));
+
+        for (age, digest) in [(3, digests[0]), (2, digests[1])] {
+            cache.store(digest, &[0; 10]);
+            let used = SystemTime::now() - std::time::Duration::from_secs(age * 1_000);
+            let file = File::options()
+                .append(true)
+                .open(cache.path(digest, ARTEFACT));
+            file.expect("it was stored")
+                .set_modified(used)
+                .expect("it is ours");
+        }
+        cache.store(digests[2], &[0; 10]);
+
+        let kept = digests.map(|digest| cache.path(digest, ARTEFACT).exists());
+        assert_eq!(kept, [false, true, true]);
+        assert!(!cache.path(digests[0], CHECKSUM).exists());
+    }
+}
