@@ -71,7 +71,7 @@ pub const CONTRACT: &str = "0.1.0";
 ///
 /// `name`, `summary`, `settings` and `plan` are required and stand in this order; then may follow `gate: true` for a step
 /// that decides whether there is a run at all, and `reads:`, `writes:` with relations that the step uses without a setting
-/// naming them: `events`, `manifest`.
+/// naming them: `events` (and contexts), `manifest`, `scratch` (all scratch tables of the playbook).
 ///
 /// Where the target is not WebAssembly only the description is made, as `DESCRIPTION`, so that the crate can be tested
 /// natively.

@@ -77,6 +77,7 @@ export_planner! {
     summary: "Empties the scratch tables that earlier runs left filled",
     settings: With,
     plan: plan,
+    writes: ["scratch"],
 }
 
 #[cfg(test)]

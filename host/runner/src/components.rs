@@ -1,0 +1,266 @@
+//! The components behind the steps: embedded ones and those that workflows declare.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use stepwell_sandbox::{Component, Digest, Kind, Sandbox, SandboxError, SandboxOptions, describe};
+use stepwell_workflow::{
+    LoadError, PluginEntry, PluginKind, Step, StepKind, StepKinds, Trust, Workflow,
+};
+
+use crate::conversation::blocking;
+use crate::error::{Problem, RunError, one_line};
+
+/// The step components that workflows may use. Clones share what is loaded.
+///
+/// Reading a description runs and compiles nothing; the engine starts when the first step is to run.
+#[derive(Clone)]
+pub struct Components(Arc<Inner>);
+
+struct Inner {
+    builtin: &'static [(&'static str, &'static [u8])],
+    cache_dir: Option<PathBuf>,
+    /// Bytes of declared plugins by their file, as they were when their description was read.
+    declared: Mutex<BTreeMap<PathBuf, Arc<[u8]>>>,
+    sandbox: OnceLock<Sandbox>,
+    loaded: Mutex<BTreeMap<Digest, Component>>,
+}
+
+/// A component's bytes.
+#[derive(Clone)]
+enum Bytes {
+    Embedded(&'static [u8]),
+    Read(Arc<[u8]>),
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Embedded(bytes) => bytes,
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
+impl Components {
+    /// Returns the built-in steps, and a place for compiled code; nowhere if none, which makes every start slow.
+    pub fn new(
+        builtin: &'static [(&'static str, &'static [u8])],
+        cache_dir: Option<PathBuf>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            builtin,
+            cache_dir,
+            declared: Mutex::new(BTreeMap::new()),
+            sandbox: OnceLock::new(),
+            loaded: Mutex::new(BTreeMap::new()),
+        }))
+    }
+
+    /// Returns the components of a workflow's steps, in their order, compiling side by side what is not cached.
+    pub(crate) async fn load_all(&self, workflow: &Workflow) -> Result<Vec<Component>, RunError> {
+        let mut wanted = BTreeMap::new();
+        for step in &workflow.steps {
+            wanted.insert(step.uses.clone(), self.bytes(workflow, step)?);
+        }
+        let inner = Arc::clone(&self.0);
+        let components = blocking(move || inner.load_each(wanted)).await?;
+        Ok(workflow
+            .steps
+            .iter()
+            .map(|step| components[&step.uses].clone())
+            .collect())
+    }
+
+    fn bytes(&self, workflow: &Workflow, step: &Step) -> Result<Bytes, RunError> {
+        let declared = self
+            .0
+            .declared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let file = workflow
+            .plugins
+            .get(&step.uses)
+            .map(|entry| file(entry, workflow.source_file.folder()));
+        let found = match file {
+            Some(file) => declared.get(&file).cloned().map(Bytes::Read),
+            None => self.0.embedded(&step.uses).map(Bytes::Embedded),
+        };
+        found.ok_or_else(|| {
+            RunError::new(Problem::Refused(format!(
+                "plugin \"{}\" was not there when the workflow was checked",
+                step.uses
+            )))
+        })
+    }
+}
+
+impl Inner {
+    fn embedded(&self, name: &str) -> Option<&'static [u8]> {
+        self.builtin
+            .iter()
+            .find(|(found, _)| *found == name)
+            .map(|(_, bytes)| *bytes)
+    }
+
+    fn load_each(
+        &self,
+        wanted: BTreeMap<String, Bytes>,
+    ) -> Result<BTreeMap<String, Component>, RunError> {
+        let sandbox = self.sandbox()?;
+        std::thread::scope(|scope| {
+            let loading: Vec<_> = wanted
+                .into_iter()
+                .map(|(name, bytes)| (name, scope.spawn(move || self.load(sandbox, &bytes))))
+                .collect();
+            let loaded = loading.into_iter().map(|(name, thread)| {
+                let loaded = thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                match loaded {
+                    Ok(component) => Ok((name, component)),
+                    Err(source) => Err(RunError::new(Problem::Load { name, source })),
+                }
+            });
+            loaded.collect()
+        })
+    }
+
+    fn sandbox(&self) -> Result<&Sandbox, RunError> {
+        if self.sandbox.get().is_none() {
+            let options = SandboxOptions {
+                cache_dir: self.cache_dir.clone(),
+                ..SandboxOptions::default()
+            };
+            let sandbox = Sandbox::new(options).map_err(|source| {
+                RunError::new(Problem::Load {
+                    name: "engine".into(),
+                    source,
+                })
+            })?;
+            // Two runs may start at once; the second engine is dropped unused.
+            let _ = self.sandbox.set(sandbox);
+        }
+        Ok(self.sandbox.get().expect("it was just set"))
+    }
+
+    fn load(&self, sandbox: &Sandbox, bytes: &[u8]) -> Result<Component, SandboxError> {
+        let digest = Digest::of(bytes);
+        let known = self
+            .loaded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&digest)
+            .cloned();
+        if let Some(component) = known {
+            return Ok(component);
+        }
+        let component = sandbox.load(bytes)?;
+        self.loaded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(digest, component.clone());
+        Ok(component)
+    }
+}
+
+impl StepKinds for Components {
+    fn builtin(&self, name: &str) -> Option<StepKind> {
+        let description = describe(self.0.embedded(name)?)
+            .expect("built-in steps describe themselves; a test loads each");
+        Some(kind(description))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0
+            .builtin
+            .iter()
+            .map(|(name, _)| (*name).to_owned())
+            .collect()
+    }
+
+    fn load(&mut self, plugin: &PluginEntry, base: &Path) -> Result<StepKind, LoadError> {
+        let file = file(plugin, base);
+        let error = |message: String, help: &str| LoadError {
+            message,
+            help: Some(help.to_owned()),
+        };
+        if plugin.trust == Trust::ThirdParty {
+            return Err(error(
+                format!(
+                    "plugin \"{}\" is a third party's, whose SQL this version cannot confine",
+                    plugin.name
+                ),
+                "If your own team wrote it, say `trust: own`: its statements then run under the workflow's login.",
+            ));
+        }
+        let bytes = fs::read(&file).map_err(|source| {
+            error(
+                format!("could not read component {}: {source}", file.display()),
+                "Build it, or correct `component:`.",
+            )
+        })?;
+        let found = Digest::of(&bytes).to_string();
+        if let Some(pinned) = &plugin.digest
+            && found != format!("sha256:{pinned}")
+        {
+            return Err(error(
+                format!(
+                    "component {} is not the one that is pinned: it has {found}",
+                    file.display()
+                ),
+                "If the change is wanted, write the new digest into the workflow file.",
+            ));
+        }
+        let description = describe(&bytes).map_err(|source| {
+            error(
+                format!(
+                    "{} is no step component: {}",
+                    file.display(),
+                    one_line(&source)
+                ),
+                "Build it with the SDK for wasm32-wasip2.",
+            )
+        })?;
+        if description.kind == Kind::Reducer {
+            return Err(error(
+                format!(
+                    "plugin \"{}\" is a reducer, which this version does not run",
+                    plugin.name
+                ),
+                "Write the step as a planner for now.",
+            ));
+        }
+        let mut declared = self
+            .0
+            .declared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        declared.insert(file, bytes.into());
+        Ok(kind(description))
+    }
+}
+
+fn file(plugin: &PluginEntry, base: &Path) -> PathBuf {
+    base.join(&plugin.component)
+}
+
+fn kind(description: stepwell_sandbox::Description) -> StepKind {
+    StepKind {
+        name: description.name,
+        version: description.version,
+        kind: match description.kind {
+            Kind::Planner => PluginKind::Planner,
+            Kind::Reducer => PluginKind::Reducer,
+        },
+        gate: description.gate,
+        summary: description.summary,
+        settings: description.settings,
+        reads: description.reads,
+        writes: description.writes,
+    }
+}

@@ -1,0 +1,66 @@
+//! Where a workflow's warehouse is, and how sessions there are set up.
+
+use std::path::Path;
+use std::time::Duration;
+
+use stepwell_warehouse::local::{LocalOptions, LocalServer};
+use stepwell_warehouse::{Session, SessionOptions, Target};
+use stepwell_workflow::Workflow;
+
+use crate::error::{Problem, RunError};
+use crate::run::RunOptions;
+
+/// Longest time for one statement unless the workflow says otherwise. A first build over years of events takes hours;
+/// what takes longer than a day is stuck.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Longest wait for a lock unless the workflow says otherwise: a reader's query on a derived table that is to get a new
+/// column, say.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
+/// Returns the private server of a project. Nothing is started.
+pub fn local_server(project_dir: &Path) -> LocalServer {
+    LocalServer::at(&project_dir.join(".stepwell"), LocalOptions::default())
+}
+
+/// Returns where the workflow's warehouse is. Without a url it is the private local server, which is started if need be.
+///
+/// # Errors
+///
+/// [`Problem::Url`] if the url cannot be read, [`Problem::Local`] if the server cannot be started.
+pub async fn target(workflow: &Workflow, options: &RunOptions) -> Result<Target, RunError> {
+    match &workflow.warehouse.url {
+        Some(url) => {
+            Target::parse(url.expose()).map_err(|source| RunError::new(Problem::Url { source }))
+        }
+        None => {
+            let server = local_server(&options.project_dir);
+            let started = tokio::task::spawn_blocking(move || server.ensure_running()).await;
+            started
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+                .map_err(|source| RunError::new(Problem::Local { source }))
+        }
+    }
+}
+
+/// Connects; `role` says in `pg_stat_activity` what the session is for.
+pub(crate) async fn session(
+    workflow: &Workflow,
+    target: &Target,
+    role: &str,
+) -> Result<Session, RunError> {
+    let warehouse = &workflow.warehouse;
+    let options = SessionOptions {
+        application_name: format!("stepwell {} {role}", workflow.playbook.as_str()),
+        statement_timeout: Some(warehouse.statement_timeout.unwrap_or(STATEMENT_TIMEOUT)),
+        lock_timeout: Some(warehouse.lock_timeout.unwrap_or(LOCK_TIMEOUT)),
+        settings: warehouse
+            .settings
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
+    };
+    Session::connect(target, &options)
+        .await
+        .map_err(RunError::warehouse("connect to the warehouse"))
+}

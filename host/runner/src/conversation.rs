@@ -1,0 +1,172 @@
+//! Asking a planner what to do: it asks back, the warehouse answers, until there is a plan.
+
+use std::future::Future;
+
+use stepwell_sandbox::contract::{Answer, Plan, Question, Reply, RunInfo};
+use stepwell_sandbox::{Attempt, CallError, Component, Limits};
+use stepwell_warehouse::{Access, AnswerLimits, Canceller, Session, WarehouseError};
+
+use crate::convert;
+use crate::error::{Problem, RunError, StatementPlace, StepPlace};
+use crate::policy::Rights;
+use crate::run::Interrupts;
+
+/// Rounds of questions after which a planner is taken for one that never stops.
+const ROUNDS_MAX: usize = 64;
+
+/// Largest answer. A planner asks about tables and batches, not for events.
+const ANSWER_LIMITS: AnswerLimits = AnswerLimits {
+    rows: 100_000,
+    bytes: 16 << 20,
+};
+
+/// How long a cancelled statement may take to end before its session is given up.
+const CANCEL_WAIT: std::time::Duration = std::time::Duration::from_millis(1500);
+
+/// A planner, and all that one conversation needs.
+pub(crate) struct Conversation<'a> {
+    pub(crate) component: &'a Component,
+    pub(crate) limits: &'a Limits,
+    pub(crate) info: RunInfo,
+    pub(crate) place: StepPlace,
+}
+
+impl Conversation<'_> {
+    /// Returns the plan. Questions run in one read-only transaction, which is over when this returns.
+    pub(crate) async fn plan(
+        self,
+        session: &Session,
+        interrupts: &Interrupts,
+    ) -> Result<Plan, RunError> {
+        let place = self.place.clone();
+        let outcome = self.ask(session, interrupts).await;
+        outcome.map_err(|error| error.at(place))
+    }
+
+    async fn ask(self, session: &Session, interrupts: &Interrupts) -> Result<Plan, RunError> {
+        let (component, limits, as_of_us) = (
+            self.component.clone(),
+            self.limits.clone(),
+            self.info.as_of_us,
+        );
+        let begun = blocking(move || component.attempt(&limits, as_of_us)).await;
+        let mut attempt = begun.map_err(|source| plugin(source, &self.place))?;
+        let (mut info, mut answers) = (self.info, Vec::new());
+        let mut asked = 0;
+        for round in 0..ROUNDS_MAX {
+            let reply;
+            (attempt, info, answers, reply) = next(attempt, info, answers).await;
+            match reply.map_err(|source| plugin(source, &self.place))? {
+                Reply::Ready(plan) => {
+                    if round > 0 {
+                        session
+                            .rollback()
+                            .await
+                            .map_err(RunError::warehouse("end the questions"))?;
+                    }
+                    return Ok(plan);
+                }
+                Reply::Ask(questions) => {
+                    if round == 0 {
+                        let began = interrupts
+                            .guard(session, session.begin(Access::ReadOnly))
+                            .await?;
+                        began.map_err(RunError::warehouse("ask the warehouse"))?;
+                    }
+                    let count = asked + questions.len();
+                    for question in questions {
+                        asked += 1;
+                        let place = |sql: &str| StatementPlace {
+                            label: question.label.clone(),
+                            question: true,
+                            number: asked,
+                            count,
+                            sql: sql.to_owned(),
+                        };
+                        answers.push(answer(session, interrupts, &question).await.map_err(
+                            |error| {
+                                error.at(StepPlace {
+                                    statement: Some(place(&question.sql)),
+                                    ..self.place.clone()
+                                })
+                            },
+                        )?);
+                    }
+                }
+            }
+        }
+        let message = format!("the plugin still asks after {ROUNDS_MAX} rounds of questions");
+        Err(RunError::new(Problem::Refused(message)))
+    }
+}
+
+/// One call of the plugin, on a thread where it may block.
+async fn next(
+    mut attempt: Attempt,
+    info: RunInfo,
+    answers: Vec<Answer>,
+) -> (Attempt, RunInfo, Vec<Answer>, Result<Reply, CallError>) {
+    blocking(move || {
+        let reply = attempt.next(&info, &answers);
+        for line in attempt.log() {
+            tracing::debug!(step = %info.step_id, "{}", line.message);
+        }
+        (attempt, info, answers, reply)
+    })
+    .await
+}
+
+async fn answer(
+    session: &Session,
+    interrupts: &Interrupts,
+    question: &Question,
+) -> Result<Answer, RunError> {
+    Rights::check_question(question).map_err(|message| RunError::new(Problem::Refused(message)))?;
+    tracing::debug!(label = %question.label, sql = %question.sql, "question");
+    let params = convert::params(&question.params);
+    let asking = session.ask(&question.sql, &params, &ANSWER_LIMITS);
+    let answer = interrupts.guard(session, asking).await?;
+    answer
+        .map(convert::answer)
+        .map_err(|source| RunError::new(Problem::Statement { source }))
+}
+
+fn plugin(source: CallError, place: &StepPlace) -> RunError {
+    let setting = match &source {
+        CallError::Failure(failure) => failure.setting.clone(),
+        _ => None,
+    };
+    RunError::new(Problem::Plugin { source }).at(StepPlace {
+        setting,
+        ..place.clone()
+    })
+}
+
+/// Runs `work` where it may block, and passes a panic on.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}
+
+/// Waits for work on a session; when `interrupted` comes first, cancels it on the server and lets it end.
+pub(crate) async fn or_cancelled<T, I>(
+    canceller: Canceller,
+    work: impl Future<Output = Result<T, WarehouseError>>,
+    interrupted: impl Future<Output = I>,
+) -> Result<Result<T, WarehouseError>, I> {
+    tokio::pin!(work);
+    tokio::select! {
+        biased;
+        done = &mut work => Ok(done),
+        interrupt = interrupted => {
+            if let Err(error) = canceller.cancel().await {
+                tracing::warn!(%error, "could not cancel the running statement");
+            }
+            // The server's answer to the cancel is of no interest; that it came means that the statement has ended.
+            let _ = tokio::time::timeout(CANCEL_WAIT, &mut work).await;
+            Err(interrupt)
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Why a run did not end well, and in what state it left the warehouse.
+
+use std::fmt;
+use std::time::Duration;
+
+use stepwell_sandbox::{CallError, SandboxError};
+use stepwell_sql::TableName;
+use stepwell_warehouse::WarehouseError;
+
+/// A run, or another piece of work against the warehouse, that failed.
+///
+/// `Display` is one line with the step's name; `source` goes on behind the problem.
+#[derive(Debug)]
+pub struct RunError {
+    /// What went wrong.
+    pub problem: Box<Problem>,
+    /// Where in the workflow, if in a step.
+    pub step: Option<Box<StepPlace>>,
+    /// The run, once it is journalled.
+    pub run_id: Option<String>,
+    /// In what state the warehouse was left.
+    pub state: WarehouseState,
+}
+
+/// A step and, where it came that far, a statement of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepPlace {
+    /// Index in the workflow's `steps`.
+    pub index: usize,
+    /// The step's id.
+    pub id: String,
+    /// Name and version of the plugin: `aggregate 0.1.0`.
+    pub plugin: String,
+    /// The setting at fault as a JSON pointer below `with`, where the plugin says.
+    pub setting: Option<String>,
+    /// The statement at fault.
+    pub statement: Option<StatementPlace>,
+}
+
+/// A statement of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatementPlace {
+    /// What it does.
+    pub label: String,
+    /// Whether it is a question; otherwise it is a statement of the plan.
+    pub question: bool,
+    /// Its number, from 1.
+    pub number: usize,
+    /// How many there are.
+    pub count: usize,
+    /// Its text.
+    pub sql: String,
+}
+
+/// In what state a failure left the warehouse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WarehouseState {
+    /// Nothing was written but the journal.
+    #[default]
+    Unchanged,
+    /// Scratch tables were written; derived tables and manifest are as before.
+    ScratchWritten,
+    /// Earlier passes are committed; what this one computed is in scratch only.
+    EarlierPassesCommitted,
+    /// Derived rows, manifest and journal are committed.
+    Committed,
+    /// The connection was lost during COMMIT and the server could not be asked since.
+    Unknown,
+}
+
+impl fmt::Display for WarehouseState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unchanged => "nothing was written; derived tables and manifest unchanged",
+            Self::ScratchWritten => "scratch tables written, derived tables and manifest unchanged",
+            Self::EarlierPassesCommitted => {
+                "earlier slices committed; of this one scratch tables written, derived tables and manifest unchanged"
+            }
+            Self::Committed => "derived tables and manifest committed",
+            Self::Unknown => {
+                "not known: the connection was lost during COMMIT; the next run finds out by the manifest"
+            }
+        })
+    }
+}
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// The warehouse refused or was not there.
+    #[error("could not {doing}")]
+    Warehouse {
+        /// What was tried: `take the lease`.
+        doing: String,
+        /// What the warehouse said.
+        source: WarehouseError,
+    },
+    /// The private local Postgres could not be started.
+    #[error("could not start the private local Postgres")]
+    Local {
+        /// Why not.
+        source: stepwell_warehouse::local::LocalError,
+    },
+    /// The connection string cannot be read.
+    #[error("the warehouse's url is not one")]
+    Url {
+        /// Why not.
+        source: stepwell_warehouse::TargetError,
+    },
+    /// A statement of a step failed.
+    #[error(transparent)]
+    Statement {
+        /// What the warehouse said.
+        source: WarehouseError,
+    },
+    /// A plugin did not answer with a plan.
+    #[error(transparent)]
+    Plugin {
+        /// What it said, or how it went down.
+        source: CallError,
+    },
+    /// A plugin cannot be loaded.
+    #[error("plugin \"{name}\" cannot be loaded")]
+    Load {
+        /// Its name in the workflow.
+        name: String,
+        /// Why not.
+        source: SandboxError,
+    },
+    /// A plan holds what the step may not do.
+    #[error("{0}")]
+    Refused(String),
+    /// Another run of the playbook is alive.
+    #[error("run {owner} holds playbook \"{playbook}\", since {since}")]
+    LeaseHeld {
+        /// The playbook.
+        playbook: String,
+        /// The other run's id.
+        owner: String,
+        /// Where it runs: host and process.
+        place: String,
+        /// When it began, in text form.
+        since: String,
+        /// Time since its last sign of life.
+        heartbeat_age: Duration,
+    },
+    /// The lease went to another run while this one was going on.
+    #[error("this run no longer holds the lease of playbook \"{playbook}\"")]
+    LeaseLost {
+        /// The playbook.
+        playbook: String,
+    },
+    /// The host's own tables are not there.
+    #[error("the warehouse has no table {table}")]
+    NotInitialised {
+        /// The first one that is missing.
+        table: TableName,
+    },
+    /// The host's own tables were made by another version.
+    #[error("the tables in schema stepwell have version {found}, this build needs {expected}")]
+    Version {
+        /// The version found.
+        found: i64,
+        /// The version that this build works with.
+        expected: i64,
+    },
+    /// Somebody asked the run to stop.
+    #[error("stopped by {signal}")]
+    Stopped {
+        /// The signal, or who asked.
+        signal: &'static str,
+    },
+}
+
+/// What kind of failure it is, for the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The warehouse was not reached, or did not let us in.
+    Connection,
+    /// A step failed.
+    Step,
+    /// Another run holds the playbook, or took it over.
+    Lease,
+    /// `stepwell init` is due.
+    NotInitialised,
+    /// Stopped by a signal.
+    Stopped,
+}
+
+impl RunError {
+    pub(crate) fn new(problem: Problem) -> Self {
+        Self {
+            problem: Box::new(problem),
+            step: None,
+            run_id: None,
+            state: WarehouseState::Unchanged,
+        }
+    }
+
+    pub(crate) fn warehouse(doing: impl Into<String>) -> impl FnOnce(WarehouseError) -> Self {
+        let doing = doing.into();
+        |source| Self::new(Problem::Warehouse { doing, source })
+    }
+
+    pub(crate) fn at(mut self, step: StepPlace) -> Self {
+        self.step.get_or_insert_with(|| Box::new(step));
+        self
+    }
+
+    /// Returns the kind of failure.
+    pub fn failure(&self) -> Failure {
+        match &*self.problem {
+            Problem::LeaseHeld { .. } | Problem::LeaseLost { .. } => Failure::Lease,
+            Problem::NotInitialised { .. } | Problem::Version { .. } => Failure::NotInitialised,
+            Problem::Stopped { .. } => Failure::Stopped,
+            Problem::Local { .. } | Problem::Url { .. } => Failure::Connection,
+            Problem::Warehouse { source, .. } | Problem::Statement { source } => match source {
+                WarehouseError::Unreachable { .. }
+                | WarehouseError::Authentication { .. }
+                | WarehouseError::Tls { .. }
+                | WarehouseError::NoDatabase { .. }
+                | WarehouseError::Refused { .. }
+                | WarehouseError::ConnectionLost { .. } => Failure::Connection,
+                _ => Failure::Step,
+            },
+            Problem::Plugin { .. } | Problem::Load { .. } | Problem::Refused(_) => Failure::Step,
+        }
+    }
+
+    /// Returns the error of the warehouse behind it, if there is one.
+    pub fn warehouse_error(&self) -> Option<&WarehouseError> {
+        match &*self.problem {
+            Problem::Warehouse { source, .. } | Problem::Statement { source } => Some(source),
+            _ => None,
+        }
+    }
+
+    /// Returns what to do next, as a sentence, where that is known.
+    pub fn help(&self) -> Option<String> {
+        match &*self.problem {
+            Problem::Warehouse { source, .. } | Problem::Statement { source } => source.help(),
+            Problem::Plugin { source: CallError::Failure(failure) } => failure.help.clone(),
+            Problem::Plugin { source: CallError::Limit(limit) } => {
+                let plugin = self.step.as_ref().map_or("<name>", |step| step.plugin.as_str());
+                let plugin = plugin.split(' ').next().unwrap_or(plugin);
+                Some(format!("If the plugin needs more, raise `{}` in the workflow file.", limit.limit.setting(plugin)))
+            }
+            Problem::LeaseHeld { heartbeat_age, place, .. } => Some(format!(
+                "It runs at {place} and gave a sign of life {} s ago. Wait for it to end; if it is dead, the next run takes over by itself.",
+                heartbeat_age.as_secs()
+            )),
+            Problem::LeaseLost { .. } => {
+                Some("Another run took over, since this one gave no sign of life. It changed nothing; the other one does the work.".into())
+            }
+            Problem::NotInitialised { .. } => {
+                Some("Run `stepwell init <workflow>` once, or give a DBA what `stepwell init --print <workflow>` prints.".into())
+            }
+            Problem::Version { found, expected } if found > expected => {
+                Some("A newer Stepwell has been here: update this one.".into())
+            }
+            Problem::Version { .. } => Some("Run `stepwell init <workflow>`: it brings the tables up to date.".into()),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.step {
+            Some(step) => write!(
+                f,
+                "step \"{}\" ({}) failed: {}",
+                step.id, step.plugin, self.problem
+            ),
+            None => write!(f, "{}", self.problem),
+        }
+    }
+}
+
+impl std::error::Error for RunError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.problem.source()
+    }
+}
+
+/// Writes an error and its causes in one line, for the journal.
+pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

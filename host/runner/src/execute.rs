@@ -1,0 +1,220 @@
+//! Running the statements of a checked plan.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use stepwell_sandbox::contract::{Plan, Statement};
+use stepwell_warehouse::{AnswerLimits, Session, WarehouseError};
+
+use crate::connect;
+use crate::convert;
+use crate::error::{Problem, RunError, StatementPlace, StepPlace, WarehouseState};
+use crate::journal::Progress;
+use crate::lease::Durability;
+use crate::observe::Event;
+use crate::report::StatementReport;
+use crate::run::Context;
+
+/// How often, and how long apart, the server is asked which way a COMMIT went whose answer was lost.
+const COMMIT_LOOKS: u32 = 20;
+const COMMIT_LOOK_DELAY: Duration = Duration::from_millis(500);
+
+/// What the statements of a step did.
+#[derive(Debug, Default)]
+pub(crate) struct Executed {
+    pub(crate) statements: Vec<StatementReport>,
+    pub(crate) rows_read: u64,
+    pub(crate) rows_written: u64,
+    pub(crate) measures: BTreeMap<String, i64>,
+    /// The run ends here, for this reason.
+    pub(crate) ends_run: Option<String>,
+}
+
+/// A plan on its way.
+pub(crate) struct Execution<'a> {
+    pub(crate) context: &'a Context<'a>,
+    pub(crate) session: &'a Session,
+    pub(crate) plan: &'a Plan,
+    pub(crate) place: StepPlace,
+    /// Set where the plan writes the manifest: what the journal notes in the same transaction.
+    pub(crate) commits: Option<Progress>,
+}
+
+impl Execution<'_> {
+    /// Runs the plan. After an error its transaction is rolled back.
+    pub(crate) async fn run(&self) -> Result<Executed, RunError> {
+        if self.plan.statements.is_empty() {
+            return Ok(Executed::default());
+        }
+        if !self.plan.atomic {
+            return self.statements().await;
+        }
+        let durability = match self.commits {
+            Some(_) => Durability::Derived,
+            None => Durability::Scratch,
+        };
+        let begun = self.context.lease.begin(self.session, durability).await;
+        begun.map_err(|error| error.at(self.place.clone()))?;
+        match self.statements_and_journal().await {
+            Ok(executed) => {
+                self.commit().await?;
+                Ok(executed)
+            }
+            Err(error) => {
+                // A session that does not answer is dropped by the caller, which undoes the transaction as well.
+                let _ = tokio::time::timeout(Duration::from_secs(1), self.session.rollback()).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn statements_and_journal(&self) -> Result<Executed, RunError> {
+        let executed = self.statements().await?;
+        if let Some(progress) = self.commits {
+            self.context.journal.commit(self.session, progress).await?;
+            // Last call: after this a signal waits for the COMMIT, which either is or is not.
+            self.context.interrupts.check()?;
+        }
+        Ok(executed)
+    }
+
+    async fn statements(&self) -> Result<Executed, RunError> {
+        let mut executed = Executed::default();
+        let count = self.plan.statements.len();
+        for (at, statement) in self.plan.statements.iter().enumerate() {
+            let number = at + 1;
+            self.context.event(&Event::StatementStarted {
+                step: &self.place.id,
+                label: &statement.label,
+                number,
+                count,
+            });
+            tracing::debug!(step = %self.place.id, label = %statement.label, sql = %statement.sql, "statement");
+            let begun = Instant::now();
+            let rows = self
+                .statement(statement, &mut executed)
+                .await
+                .map_err(|error| {
+                    let statement = StatementPlace {
+                        label: statement.label.clone(),
+                        question: false,
+                        number,
+                        count,
+                        sql: statement.sql.clone(),
+                    };
+                    error.at(StepPlace {
+                        statement: Some(statement),
+                        ..self.place.clone()
+                    })
+                })?;
+            executed.statements.push(StatementReport {
+                label: statement.label.clone(),
+                rows,
+                duration_ms: begun.elapsed().as_secs_f64() * 1000.0,
+            });
+            if let (Some(reason), 0) = (&statement.ends_run_when_zero, rows) {
+                executed.ends_run = Some(reason.clone());
+                break;
+            }
+        }
+        Ok(executed)
+    }
+
+    async fn statement(
+        &self,
+        statement: &Statement,
+        executed: &mut Executed,
+    ) -> Result<u64, RunError> {
+        let params = convert::params(&statement.params);
+        let failed = |source: WarehouseError| RunError::new(Problem::Statement { source });
+        if let Some(name) = &statement.measure {
+            let limits = AnswerLimits {
+                rows: 1,
+                bytes: 1 << 16,
+            };
+            let asking = self.session.ask(&statement.sql, &params, &limits);
+            let answer = self
+                .context
+                .interrupts
+                .guard(self.session, asking)
+                .await?
+                .map_err(failed)?;
+            let value = answer
+                .fields
+                .first()
+                .and_then(|field| answer.int64(0, &field.name));
+            *executed.measures.entry(name.clone()).or_default() += value.unwrap_or(0);
+            executed.rows_read += u64::from(answer.rows);
+            return Ok(answer.rows.into());
+        }
+        self.context.wrote();
+        let running = self.session.execute(&statement.sql, &params);
+        let rows = self
+            .context
+            .interrupts
+            .guard(self.session, running)
+            .await?
+            .map_err(failed)?;
+        match statement.writes.is_empty() {
+            true => executed.rows_read += rows,
+            false => executed.rows_written += rows,
+        }
+        Ok(rows)
+    }
+
+    async fn commit(&self) -> Result<(), RunError> {
+        let committed = match self.session.commit().await {
+            Err(WarehouseError::OutcomeUnknown { said, source }) if self.commits.is_some() => {
+                self.look(WarehouseError::OutcomeUnknown { said, source })
+                    .await
+            }
+            other => other.map_err(|source| {
+                RunError::new(Problem::Warehouse {
+                    doing: "commit".into(),
+                    source,
+                })
+            }),
+        };
+        committed.map_err(|error| error.at(self.place.clone()))?;
+        if self.commits.is_some() {
+            self.context.committed();
+            // The server's statistics of what was just deleted and inserted lag behind, and `defrag` comes next.
+            if self.session.server_major() >= 15 {
+                let _ = self
+                    .session
+                    .execute("SELECT pg_stat_force_next_flush()", &[])
+                    .await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out which way a COMMIT went, by the journal, which was part of it.
+    async fn look(&self, lost: WarehouseError) -> Result<(), RunError> {
+        let pass = self.commits.map_or(0, |progress| progress.passes);
+        for _ in 0..COMMIT_LOOKS {
+            if let Ok(session) =
+                connect::session(self.context.steps.workflow, self.context.target, "look").await
+                && let Ok(committed) = self.context.journal.is_committed(&session, pass).await
+            {
+                let doing = "commit".to_owned();
+                return match committed {
+                    true => Ok(()),
+                    false => Err(RunError::new(Problem::Warehouse {
+                        doing,
+                        source: WarehouseError::ConnectionLost {
+                            said: None,
+                            source: None,
+                        },
+                    })),
+                };
+            }
+            tokio::time::sleep(COMMIT_LOOK_DELAY).await;
+        }
+        self.context.set_state(WarehouseState::Unknown);
+        Err(RunError::new(Problem::Warehouse {
+            doing: "commit".into(),
+            source: lost,
+        }))
+    }
+}

@@ -1,0 +1,268 @@
+//! The host's own tables: journal, leases, and the manifest of a playbook.
+
+use serde::Serialize;
+use stepwell_sql::{TableName, quote_ident};
+use stepwell_warehouse::{Access, AnswerLimits, Param, Session};
+use stepwell_workflow::Workflow;
+
+use crate::connect;
+use crate::error::{Problem, RunError};
+use crate::run::RunOptions;
+
+/// Version of the tables that this build works with. Raised with every change to them; [`init`] brings older ones up.
+pub(crate) const VERSION: i64 = 1;
+
+/// What [`init`] did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InitReport {
+    /// The tables that it made; none when all were there.
+    pub created: Vec<String>,
+    /// The version of the tables.
+    pub version: i64,
+}
+
+/// The tables of the host itself, the same for all playbooks. Each statement may be run again.
+const HOST_TABLES: &str = "\
+CREATE SCHEMA IF NOT EXISTS stepwell;
+
+-- The version of these tables.
+CREATE TABLE IF NOT EXISTS stepwell.version (
+  version bigint NOT NULL PRIMARY KEY,
+  installed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Who may write a playbook's tables. The unique key on (playbook, token) is what makes a takeover wait for transactions
+-- of the holder, and a sign of life not.
+CREATE TABLE IF NOT EXISTS stepwell.leases (
+  playbook text NOT NULL PRIMARY KEY,
+  token bigint NOT NULL,
+  run_id text NOT NULL,
+  place text NOT NULL,
+  backend_pid integer NOT NULL,
+  backend_start timestamptz NOT NULL,
+  acquired_at timestamptz NOT NULL,
+  heartbeat_at timestamptz NOT NULL,
+  released_at timestamptz,
+  UNIQUE (playbook, token)
+);
+
+-- One row a run.
+CREATE TABLE IF NOT EXISTS stepwell.runs (
+  run_id text NOT NULL PRIMARY KEY,
+  playbook text NOT NULL,
+  state text NOT NULL CHECK (state IN ('running', 'committed', 'nothing-new', 'done', 'done-with-failures', 'failed', 'stopped')),
+  place text NOT NULL,
+  stepwell_version text NOT NULL,
+  lease_token bigint NOT NULL,
+  took_over text,
+  as_of timestamptz NOT NULL,
+  started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  committed_at timestamptz,
+  finished_at timestamptz,
+  passes bigint NOT NULL DEFAULT 0,
+  batches bigint NOT NULL DEFAULT 0,
+  events bigint NOT NULL DEFAULT 0,
+  error text
+);
+CREATE INDEX IF NOT EXISTS runs_playbook_started_at ON stepwell.runs (playbook, started_at);
+
+-- One row a step and pass.
+CREATE TABLE IF NOT EXISTS stepwell.steps (
+  run_id text NOT NULL REFERENCES stepwell.runs ON DELETE CASCADE,
+  pass bigint NOT NULL,
+  step_id text NOT NULL,
+  uses text NOT NULL,
+  plugin_version text NOT NULL,
+  plugin_digest text NOT NULL,
+  state text NOT NULL CHECK (state IN ('done', 'failed', 'skipped')),
+  finished_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  duration_ms double precision NOT NULL,
+  rows_read bigint NOT NULL,
+  rows_written bigint NOT NULL,
+  statements jsonb NOT NULL,
+  measures jsonb NOT NULL,
+  notes jsonb NOT NULL,
+  error text,
+  PRIMARY KEY (run_id, pass, step_id)
+);
+";
+
+/// The statements that make the tables of one playbook.
+fn playbook_tables(workflow: &Workflow, batch_type: Option<&str>) -> String {
+    let mut ddl = String::new();
+    let schemas = [&workflow.schemas.scratch, &workflow.schemas.derived];
+    let manifest_schema = workflow.manifest.schema().to_owned();
+    for schema in schemas
+        .into_iter()
+        .chain((!schemas.contains(&&manifest_schema)).then_some(&manifest_schema))
+    {
+        ddl += &format!("CREATE SCHEMA IF NOT EXISTS {};\n", quote_ident(schema));
+    }
+    if let Some(batch_type) = batch_type {
+        let table = &workflow.manifest;
+        let index = quote_ident(&format!("{}_last_time", table.name()));
+        ddl += &format!(
+            "
+-- The batches that playbooks have processed.
+CREATE TABLE IF NOT EXISTS {table} (
+  playbook text NOT NULL,
+  batch {batch_type} NOT NULL,
+  events bigint NOT NULL,
+  first_time timestamptz,
+  last_time timestamptz,
+  run_id text NOT NULL,
+  processed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (playbook, batch)
+);
+CREATE INDEX IF NOT EXISTS {index} ON {table} (playbook, last_time);
+"
+        );
+    }
+    ddl
+}
+
+/// Makes what is missing of the host's tables, the workflow's schemas and its manifest, in one transaction.
+///
+/// # Errors
+///
+/// If the warehouse is not reached or refuses, if the tables are of a newer version, or if the manifest is there with
+/// another type of batch than the workflow's source has.
+pub async fn init(workflow: &Workflow, options: &RunOptions) -> Result<InitReport, RunError> {
+    let target = connect::target(workflow, options).await?;
+    let session = connect::session(workflow, &target, "init").await?;
+    init_on(&session, workflow).await
+}
+
+/// [`init`] on a session that is there.
+pub(crate) async fn init_on(
+    session: &Session,
+    workflow: &Workflow,
+) -> Result<InitReport, RunError> {
+    let ddl = full_ddl(session, workflow).await?;
+    let doing = || RunError::warehouse("make the host's tables");
+    session.begin(Access::ReadWrite).await.map_err(doing())?;
+    // Two processes may come here at once, and CREATE … IF NOT EXISTS is not safe against itself.
+    session
+        .batch("SELECT pg_advisory_xact_lock(7834911)")
+        .await
+        .map_err(doing())?;
+    let before = missing(session, workflow).await?;
+    let made = session.batch(&ddl).await;
+    if let Err(error) = made {
+        session.rollback().await.map_err(doing())?;
+        return Err(doing()(error));
+    }
+    session.commit().await.map_err(doing())?;
+    Ok(InitReport {
+        created: before.iter().map(TableName::to_string).collect(),
+        version: VERSION,
+    })
+}
+
+/// Returns the statements that [`init`] runs, for a DBA. Connects to learn the type of a batch, and writes nothing.
+///
+/// # Errors
+///
+/// If the warehouse is not reached, or the source is not there.
+pub async fn ddl(workflow: &Workflow, options: &RunOptions) -> Result<String, RunError> {
+    let target = connect::target(workflow, options).await?;
+    let session = connect::session(workflow, &target, "init").await?;
+    full_ddl(&session, workflow).await
+}
+
+async fn full_ddl(session: &Session, workflow: &Workflow) -> Result<String, RunError> {
+    let batch_type = batch_type(session, workflow).await?;
+    Ok(format!(
+        "{HOST_TABLES}INSERT INTO stepwell.version (version) VALUES ({VERSION}) ON CONFLICT DO NOTHING;\n\n{}",
+        playbook_tables(workflow, batch_type.as_deref())
+    ))
+}
+
+/// Returns the SQL type of the source's batches; none without a source.
+async fn batch_type(session: &Session, workflow: &Workflow) -> Result<Option<String>, RunError> {
+    let Some(source) = &workflow.source else {
+        return Ok(None);
+    };
+    // The expression comes from the workflow file, hence the read-only transaction around it.
+    let probe = format!(
+        "SELECT ({}) AS batch FROM {} LIMIT 0",
+        source.batch, source.events
+    );
+    let doing =
+        || RunError::warehouse(format!("find out the type of a batch in {}", source.events));
+    session.begin(Access::ReadOnly).await.map_err(doing())?;
+    let fields = session.ask(&probe, &[], &AnswerLimits::default()).await;
+    session.rollback().await.map_err(doing())?;
+    let oid = fields
+        .map_err(doing())?
+        .fields
+        .first()
+        .map_or(0, |field| field.type_oid);
+    let name = session
+        .ask(
+            "SELECT format_type($1::oid, NULL) AS name",
+            &[Param::Int64(oid.into())],
+            &AnswerLimits::default(),
+        )
+        .await
+        .map_err(doing())?;
+    Ok(name.text(0, "name").map(str::to_owned))
+}
+
+/// Returns those of the host's tables, the manifest among them, that are not there.
+pub(crate) async fn missing(
+    session: &Session,
+    workflow: &Workflow,
+) -> Result<Vec<TableName>, RunError> {
+    let mut tables: Vec<_> = ["version", "leases", "runs", "steps"]
+        .map(|name| TableName::new("stepwell", name))
+        .into();
+    tables.extend(workflow.source.as_ref().map(|_| workflow.manifest.clone()));
+    let names: Vec<_> = tables.iter().map(TableName::to_string).collect();
+    // Names are quoted, so none holds a bare comma or brace that an array would take for its own.
+    let list = names
+        .iter()
+        .map(|name| format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\"")));
+    let list = format!("{{{}}}", list.collect::<Vec<_>>().join(","));
+    let sql = "SELECT t.number::int8 AS number FROM unnest($1::text[]) WITH ORDINALITY AS t (name, number)
+        WHERE to_regclass(t.name) IS NULL ORDER BY t.number";
+    let found = session
+        .ask(sql, &[Param::Text(list)], &AnswerLimits::default())
+        .await;
+    let found = found.map_err(RunError::warehouse("look for the host's tables"))?;
+    let numbers = (0..found.rows as usize).filter_map(|row| found.int64(row, "number"));
+    Ok(numbers
+        .filter_map(|number| {
+            tables
+                .get(usize::try_from(number).ok()?.checked_sub(1)?)
+                .cloned()
+        })
+        .collect())
+}
+
+/// Makes sure that the host's tables are there and of this build's version; on the private local server it makes them.
+pub(crate) async fn ensure(session: &Session, workflow: &Workflow) -> Result<(), RunError> {
+    let missing = missing(session, workflow).await?;
+    if let Some(table) = missing.into_iter().next() {
+        if workflow.warehouse.url.is_some() {
+            return Err(RunError::new(Problem::NotInitialised { table }));
+        }
+        init_on(session, workflow).await?;
+    }
+    let found = session
+        .ask(
+            "SELECT max(version) AS version FROM stepwell.version",
+            &[],
+            &AnswerLimits::default(),
+        )
+        .await
+        .map_err(RunError::warehouse("read the version of the host's tables"))?;
+    let found = found.int64(0, "version").unwrap_or(0);
+    match found == VERSION {
+        true => Ok(()),
+        false => Err(RunError::new(Problem::Version {
+            found,
+            expected: VERSION,
+        })),
+    }
+}

@@ -1,0 +1,186 @@
+//! The journal: what each run did, in the warehouse itself, beside the rows that it changed.
+
+use serde_json::json;
+use stepwell_warehouse::{Param, Session};
+
+use crate::error::RunError;
+use crate::lease::Lease;
+use crate::report::{Outcome, StepReport, StepState};
+
+/// A run's row in `stepwell.runs`.
+#[derive(Debug, Clone)]
+pub(crate) struct Journal {
+    pub(crate) run_id: String,
+}
+
+/// What a pass through the steps has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) passes: u32,
+    pub(crate) batches: u64,
+    pub(crate) events: u64,
+}
+
+impl Journal {
+    /// Notes that the run has begun.
+    pub(crate) async fn begin(
+        control: &Session,
+        lease: &Lease,
+        place: &str,
+        as_of_us: i64,
+    ) -> Result<Self, RunError> {
+        let sql = "INSERT INTO stepwell.runs (run_id, playbook, state, place, stepwell_version, lease_token, took_over, as_of)
+            VALUES ($1, $2, 'running', $3, $4, $5, $6, to_timestamp($7::float8 / 1000000))";
+        let params = [
+            Param::Text(lease.run_id.clone()),
+            Param::Text(lease.playbook.clone()),
+            Param::Text(place.to_owned()),
+            Param::Text(env!("CARGO_PKG_VERSION").to_owned()),
+            Param::Int64(lease.token),
+            lease.took_over.clone().map_or(Param::Null, Param::Text),
+            Param::Int64(as_of_us),
+        ];
+        control
+            .execute(sql, &params)
+            .await
+            .map_err(RunError::warehouse("journal the run"))?;
+        Ok(Self {
+            run_id: lease.run_id.clone(),
+        })
+    }
+
+    /// Notes, inside the transaction that writes the manifest, that it is committed.
+    pub(crate) async fn commit(
+        &self,
+        session: &Session,
+        progress: Progress,
+    ) -> Result<(), RunError> {
+        let sql = "UPDATE stepwell.runs
+            SET state = 'committed', committed_at = clock_timestamp(), passes = $2, batches = $3, events = $4
+            WHERE run_id = $1";
+        let params = [
+            Param::Text(self.run_id.clone()),
+            Param::Int64(progress.passes.into()),
+            Param::Int64(progress.batches.try_into().unwrap_or(i64::MAX)),
+            Param::Int64(progress.events.try_into().unwrap_or(i64::MAX)),
+        ];
+        session
+            .execute(sql, &params)
+            .await
+            .map_err(RunError::warehouse("journal the commit"))?;
+        Ok(())
+    }
+
+    /// Whether the pass is committed, read back on another session after the answer to COMMIT was lost.
+    pub(crate) async fn is_committed(
+        &self,
+        session: &Session,
+        pass: u32,
+    ) -> Result<bool, RunError> {
+        let sql = "SELECT FROM stepwell.runs WHERE run_id = $1 AND passes >= $2";
+        let params = [Param::Text(self.run_id.clone()), Param::Int64(pass.into())];
+        let found = session.execute(sql, &params).await;
+        Ok(found.map_err(RunError::warehouse("read the journal"))? == 1)
+    }
+
+    /// Notes what a step did.
+    pub(crate) async fn step(
+        &self,
+        control: &Session,
+        pass: u32,
+        rows_read: u64,
+        report: &StepReport,
+    ) -> Result<(), RunError> {
+        let sql = "INSERT INTO stepwell.steps
+            (run_id, pass, step_id, uses, plugin_version, plugin_digest, state, duration_ms, rows_read, rows_written,
+             statements, measures, notes, error)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12::jsonb, $13::jsonb, $14)";
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let params = [
+            Param::Text(self.run_id.clone()),
+            Param::Int64(pass.into()),
+            Param::Text(report.id.clone()),
+            Param::Text(report.uses.clone()),
+            Param::Text(report.version.clone()),
+            Param::Text(report.digest.clone()),
+            Param::Text(match report.state {
+                StepState::Done => "done".into(),
+                StepState::Failed => "failed".into(),
+                StepState::Skipped => "skipped".into(),
+            }),
+            Param::Float64(report.duration_ms),
+            Param::Int64(signed(rows_read)),
+            Param::Int64(signed(report.rows)),
+            Param::Text(json!(report.statements).to_string()),
+            Param::Text(json!(report.measures).to_string()),
+            Param::Text(json!(report.notes).to_string()),
+            report.error.clone().map_or(Param::Null, Param::Text),
+        ];
+        control
+            .execute(sql, &params)
+            .await
+            .map_err(RunError::warehouse("journal the step"))?;
+        Ok(())
+    }
+
+    /// Notes the end of the run and gives the lease back, in one statement.
+    pub(crate) async fn finish(
+        &self,
+        control: &Session,
+        lease: &Lease,
+        end: &End<'_>,
+    ) -> Result<(), RunError> {
+        let sql = "WITH finished AS (
+              UPDATE stepwell.runs
+              SET state = $4, error = $5, finished_at = clock_timestamp(), passes = $6
+              WHERE run_id = $1
+            )
+            UPDATE stepwell.leases SET released_at = clock_timestamp() WHERE playbook = $2 AND token = $3";
+        let params = [
+            Param::Text(self.run_id.clone()),
+            Param::Text(lease.playbook.clone()),
+            Param::Int64(lease.token),
+            Param::Text(end.state().to_owned()),
+            end.error().map_or(Param::Null, Param::Text),
+            Param::Int64(end.passes().into()),
+        ];
+        control
+            .execute(sql, &params)
+            .await
+            .map_err(RunError::warehouse("journal the end of the run"))?;
+        Ok(())
+    }
+}
+
+/// How a run ended.
+pub(crate) enum End<'a> {
+    Well(&'a Outcome, u32),
+    Badly(&'a RunError, u32),
+}
+
+impl End<'_> {
+    fn state(&self) -> &'static str {
+        match self {
+            Self::Well(Outcome::NothingNew { .. }, _) => "nothing-new",
+            Self::Well(Outcome::Done, _) => "done",
+            Self::Well(Outcome::DoneWithFailures, _) => "done-with-failures",
+            Self::Badly(error, _) => match error.failure() {
+                crate::error::Failure::Stopped => "stopped",
+                _ => "failed",
+            },
+        }
+    }
+
+    fn error(&self) -> Option<String> {
+        match self {
+            Self::Well(..) => None,
+            Self::Badly(error, _) => Some(error.to_string()),
+        }
+    }
+
+    fn passes(&self) -> u32 {
+        match self {
+            Self::Well(_, passes) | Self::Badly(_, passes) => *passes,
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! One writer a playbook.
+//!
+//! The lease is a row: who holds it, since when, the last sign of life, and a token that grows with every holder. A
+//! transaction of a run begins by locking that row in a mode that lets signs of life pass and keeps a takeover waiting, so
+//! between that check and its COMMIT nobody else becomes the holder. A run that was suspended and wakes up finds its
+//! token gone and can neither commit nor touch the scratch tables of the run that took over.
+//!
+//! A holder is dead when the server process of its control session is gone, or, where that cannot be seen, when it gave
+//! no sign of life for [`EXPIRY`]. The control session lives as long as the run: if the server restarts on the way,
+//! unlogged scratch tables come back empty, and the check fails for that reason too.
+
+use std::time::Duration;
+
+use stepwell_warehouse::{Access, AnswerLimits, Param, Session};
+
+use crate::error::{Problem, RunError};
+
+/// Time between two signs of life.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// Time without a sign of life after which a lease may be taken over; the server's clock decides.
+pub(crate) const EXPIRY: Duration = Duration::from_secs(30);
+
+/// Whether the holder `l` of a lease is alive. `backend_start` is hidden from other users: a process of the same number
+/// then counts as the same one, which errs on the side of waiting.
+const ALIVE: &str = "l.released_at IS NULL
+  AND l.heartbeat_at >= clock_timestamp() - make_interval(secs => $1)
+  AND EXISTS (
+    SELECT FROM pg_catalog.pg_stat_activity AS a
+    WHERE a.pid = l.backend_pid AND coalesce(a.backend_start = l.backend_start, true)
+  )";
+
+/// A lease that this run holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Lease {
+    pub(crate) playbook: String,
+    pub(crate) token: i64,
+    pub(crate) run_id: String,
+    /// The run that died and left its lease.
+    pub(crate) took_over: Option<String>,
+}
+
+/// Who asks for a lease.
+#[derive(Debug, Clone)]
+pub(crate) struct Applicant<'a> {
+    pub(crate) playbook: &'a str,
+    pub(crate) run_id: &'a str,
+    /// Host and process, for people.
+    pub(crate) place: &'a str,
+}
+
+impl Lease {
+    /// Takes the lease on the control session.
+    ///
+    /// # Errors
+    ///
+    /// [`Problem::LeaseHeld`] if another run is alive.
+    pub(crate) async fn take(
+        control: &Session,
+        applicant: &Applicant<'_>,
+    ) -> Result<Self, RunError> {
+        let seen = Seen::read(control, applicant.playbook).await?;
+        if let Some(seen) = seen.as_ref().filter(|seen| seen.alive) {
+            return Err(seen.held(applicant.playbook));
+        }
+        let sql = format!(
+            "INSERT INTO stepwell.leases AS l (playbook, token, run_id, place, backend_pid, backend_start, acquired_at, heartbeat_at)
+            SELECT $2, 1, $3, $4, a.pid, a.backend_start, clock_timestamp(), clock_timestamp()
+            FROM pg_catalog.pg_stat_activity AS a
+            WHERE a.pid = pg_backend_pid()
+            ON CONFLICT (playbook) DO UPDATE SET
+              token = l.token + 1,
+              run_id = excluded.run_id,
+              place = excluded.place,
+              backend_pid = excluded.backend_pid,
+              backend_start = excluded.backend_start,
+              acquired_at = excluded.acquired_at,
+              heartbeat_at = excluded.heartbeat_at,
+              released_at = NULL
+            WHERE NOT ({ALIVE})
+            RETURNING l.token"
+        );
+        let params = [
+            Param::Float64(EXPIRY.as_secs_f64()),
+            Param::Text(applicant.playbook.to_owned()),
+            Param::Text(applicant.run_id.to_owned()),
+            Param::Text(applicant.place.to_owned()),
+        ];
+        let taken = control.ask(&sql, &params, &AnswerLimits::default()).await;
+        let taken = taken.map_err(RunError::warehouse("take the lease"))?;
+        match taken.int64(0, "token").filter(|_| taken.rows > 0) {
+            Some(token) => Ok(Self {
+                playbook: applicant.playbook.to_owned(),
+                token,
+                run_id: applicant.run_id.to_owned(),
+                took_over: seen.filter(|seen| !seen.released).map(|seen| seen.run_id),
+            }),
+            // Somebody was faster between the two statements.
+            None => match Seen::read(control, applicant.playbook).await? {
+                Some(seen) => Err(seen.held(applicant.playbook)),
+                None => Err(RunError::new(Problem::LeaseLost {
+                    playbook: applicant.playbook.to_owned(),
+                })),
+            },
+        }
+    }
+
+    /// Begins a transaction in which this run is the holder until it ends.
+    ///
+    /// # Errors
+    ///
+    /// [`Problem::LeaseLost`] if it is not; the transaction is then rolled back.
+    pub(crate) async fn begin(
+        &self,
+        session: &Session,
+        durability: Durability,
+    ) -> Result<(), RunError> {
+        let doing = || RunError::warehouse("begin a transaction");
+        session.begin(Access::ReadWrite).await.map_err(doing())?;
+        if durability == Durability::Scratch {
+            // What a crash of the server takes away with it, unlogged scratch tables are gone with anyway.
+            session
+                .batch("SET LOCAL synchronous_commit = off")
+                .await
+                .map_err(doing())?;
+        }
+        let held = session
+            .execute(
+                "SELECT FROM stepwell.leases AS l
+                JOIN pg_catalog.pg_stat_activity AS a
+                  ON a.pid = l.backend_pid AND coalesce(a.backend_start = l.backend_start, true)
+                WHERE l.playbook = $1 AND l.token = $2
+                FOR KEY SHARE OF l",
+                &[Param::Text(self.playbook.clone()), Param::Int64(self.token)],
+            )
+            .await
+            .map_err(RunError::warehouse("check the lease"))?;
+        if held == 1 {
+            return Ok(());
+        }
+        session.rollback().await.map_err(doing())?;
+        Err(self.lost())
+    }
+
+    /// Gives a sign of life.
+    ///
+    /// # Errors
+    ///
+    /// [`Problem::LeaseLost`] if the lease went to another run.
+    pub(crate) async fn beat(&self, control: &Session) -> Result<(), RunError> {
+        let sql = "UPDATE stepwell.leases SET heartbeat_at = clock_timestamp() WHERE playbook = $1 AND token = $2";
+        let held = control
+            .execute(
+                sql,
+                &[Param::Text(self.playbook.clone()), Param::Int64(self.token)],
+            )
+            .await;
+        match held.map_err(RunError::warehouse("renew the lease"))? {
+            0 => Err(self.lost()),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn lost(&self) -> RunError {
+        RunError::new(Problem::LeaseLost {
+            playbook: self.playbook.clone(),
+        })
+    }
+}
+
+/// What must outlive a crash of the server right after a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// Nothing: it wrote to scratch only.
+    Scratch,
+    /// All of it.
+    Derived,
+}
+
+/// A lease as the table has it.
+struct Seen {
+    run_id: String,
+    place: String,
+    since: String,
+    heartbeat_age: Duration,
+    alive: bool,
+    released: bool,
+}
+
+impl Seen {
+    async fn read(control: &Session, playbook: &str) -> Result<Option<Self>, RunError> {
+        let sql = format!(
+            "SELECT l.run_id, l.place, l.acquired_at::text AS since, l.released_at IS NOT NULL AS released,
+              extract(epoch FROM clock_timestamp() - l.heartbeat_at)::float8 AS age, {ALIVE} AS alive
+            FROM stepwell.leases AS l
+            WHERE l.playbook = $2"
+        );
+        let params = [
+            Param::Float64(EXPIRY.as_secs_f64()),
+            Param::Text(playbook.to_owned()),
+        ];
+        let row = control.ask(&sql, &params, &AnswerLimits::default()).await;
+        let row = row.map_err(RunError::warehouse("read the lease"))?;
+        if row.rows == 0 {
+            return Ok(None);
+        }
+        let text = |name: &str| row.text(0, name).unwrap_or_default().to_owned();
+        Ok(Some(Self {
+            run_id: text("run_id"),
+            place: text("place"),
+            since: text("since"),
+            heartbeat_age: Duration::from_secs_f64(
+                row.float64(0, "age").unwrap_or(0.0).clamp(0.0, 1e9),
+            ),
+            alive: row.boolean(0, "alive").unwrap_or(true),
+            released: row.boolean(0, "released").unwrap_or(false),
+        }))
+    }
+
+    fn held(&self, playbook: &str) -> RunError {
+        RunError::new(Problem::LeaseHeld {
+            playbook: playbook.to_owned(),
+            owner: self.run_id.clone(),
+            place: self.place.clone(),
+            since: self.since.clone(),
+            heartbeat_age: self.heartbeat_age,
+        })
+    }
+}

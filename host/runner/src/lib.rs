@@ -1,0 +1,43 @@
+//! Carries a checked workflow out.
+//!
+//! [`run`] takes the playbook's lease, asks the gate step what is pending, and runs the steps: each is asked for a plan,
+//! the plan is held against what the step may do, and its statements run in one transaction that begins by making sure
+//! that this run still holds the lease. The transaction that writes the manifest also writes the journal. [`plan`] does
+//! the asking alone and writes nothing.
+//!
+//! Reading order: [`run`] and [`RunOptions`], [`RunReport`], [`RunError`], [`Components`], [`Observer`].
+//!
+//! What it does not do: read YAML, name tokio-postgres or wasmtime, print.
+
+mod components;
+mod connect;
+mod conversation;
+mod convert;
+mod error;
+mod execute;
+mod init;
+mod journal;
+mod lease;
+mod manifest;
+mod observe;
+mod plan;
+mod policy;
+mod pool;
+mod report;
+mod run;
+mod step;
+mod stop;
+
+pub use components::Components;
+pub use connect::{local_server, target};
+pub use error::{Failure, Problem, RunError, StatementPlace, StepPlace, WarehouseState};
+pub use init::{InitReport, ddl, init};
+pub use manifest::{ManifestQuery, manifest_list};
+pub use observe::{Event, Observer, Unobserved};
+pub use plan::plan;
+pub use report::{
+    ManifestRow, Outcome, PlanReport, PlannedStatement, PlannedStep, RunReport, StatementReport,
+    StepReport, StepState,
+};
+pub use run::{RunOptions, run};
+pub use stop::{Stop, Stopper, stop};

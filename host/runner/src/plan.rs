@@ -1,0 +1,162 @@
+//! What a run would do, without doing it.
+
+use stepwell_sandbox::contract::Plan;
+use stepwell_warehouse::{Access, Session};
+use stepwell_workflow::Workflow;
+
+use crate::components::Components;
+use crate::connect;
+use crate::convert;
+use crate::error::{Problem, RunError};
+use crate::init;
+use crate::report::{PlanReport, PlannedStatement, PlannedStep};
+use crate::run::{Interrupt, Interrupts, RunOptions};
+use crate::step::Steps;
+use crate::stop::Stop;
+
+/// Characters of a parameter that a plan shows.
+const PARAM_CHARS_MAX: usize = 200;
+
+/// Asks every step what it would do, in their order. Nothing is written: questions and estimates run in read-only
+/// transactions, and no lease is taken.
+///
+/// # Errors
+///
+/// [`RunError`] as for a run, as far as it can be seen without running.
+pub async fn plan(
+    workflow: &Workflow,
+    components: &Components,
+    options: &RunOptions,
+    mut stop: Stop,
+) -> Result<PlanReport, RunError> {
+    let target = connect::target(workflow, options).await?;
+    let (session, components) = tokio::try_join!(
+        connect::session(workflow, &target, "plan"),
+        components.load_all(workflow)
+    )?;
+    if let Some(table) = init::missing(&session, workflow).await?.into_iter().next() {
+        return Err(RunError::new(Problem::NotInitialised { table }));
+    }
+    let as_of = options.as_of.unwrap_or_else(jiff::Timestamp::now);
+    let steps = Steps::new(
+        workflow,
+        components,
+        options,
+        "planned".to_owned(),
+        as_of.as_microsecond(),
+    );
+    let interrupts = Interrupts::new(workflow.playbook.as_str());
+    let stopping = async {
+        let signal = stop.asked().await;
+        interrupts.raise(Interrupt::Signal(signal));
+        std::future::pending::<std::convert::Infallible>().await
+    };
+    tokio::select! {
+        report = all(&steps, &session, &interrupts) => report,
+        never = stopping => match never {},
+    }
+}
+
+async fn all(
+    steps: &Steps<'_>,
+    session: &Session,
+    interrupts: &Interrupts,
+) -> Result<PlanReport, RunError> {
+    let mut report = PlanReport {
+        playbook: steps.workflow.playbook.as_str().to_owned(),
+        nothing_new: None,
+        pending: serde_json::Value::Null,
+        steps: Vec::new(),
+    };
+    let mut gate = None;
+    if let Some(index) = steps.gate() {
+        let plan = steps.conversation(index).plan(session, interrupts).await?;
+        report.pending = steps.pending(&plan);
+        if let Some(reason) = &plan.ends_run {
+            report.nothing_new = Some(reason.clone());
+            report.steps.push(planned(steps, index, &plan, Vec::new()));
+            return Ok(report);
+        }
+        gate = Some((index, plan));
+    }
+    for index in steps.workflow.order() {
+        let plan = match gate.take_if(|(gate, _)| *gate == index) {
+            Some((_, plan)) => plan,
+            None => steps.conversation(index).plan(session, interrupts).await?,
+        };
+        steps
+            .rights(index)
+            .check(&plan)
+            .map_err(|message| RunError::new(Problem::Refused(message)).at(steps.place(index)))?;
+        steps.publish(index, &plan);
+        let statements = estimated(&plan, session, interrupts).await?;
+        report.steps.push(planned(steps, index, &plan, statements));
+    }
+    Ok(report)
+}
+
+fn planned(
+    steps: &Steps<'_>,
+    index: usize,
+    plan: &Plan,
+    statements: Vec<PlannedStatement>,
+) -> PlannedStep {
+    let step = &steps.workflow.steps[index];
+    PlannedStep {
+        id: step.id.clone(),
+        uses: step.uses.clone(),
+        atomic: plan.atomic,
+        needs: step
+            .needs
+            .iter()
+            .map(|&needed| steps.workflow.steps[needed].id.clone())
+            .collect(),
+        statements,
+        notes: plan.notes.clone(),
+    }
+}
+
+async fn estimated(
+    plan: &Plan,
+    session: &Session,
+    interrupts: &Interrupts,
+) -> Result<Vec<PlannedStatement>, RunError> {
+    let mut statements = Vec::new();
+    for statement in &plan.statements {
+        let params = convert::params(&statement.params);
+        session
+            .begin(Access::ReadOnly)
+            .await
+            .map_err(RunError::warehouse("estimate"))?;
+        // What a statement needs may not be there before the ones above it have run; there is no estimate then.
+        let estimate = interrupts
+            .guard(session, session.explain(&statement.sql, &params))
+            .await?
+            .ok();
+        session
+            .rollback()
+            .await
+            .map_err(RunError::warehouse("estimate"))?;
+        statements.push(PlannedStatement {
+            label: statement.label.clone(),
+            sql: statement.sql.clone(),
+            params: statement
+                .params
+                .iter()
+                .map(|param| cut(&convert::param_text(param)))
+                .collect(),
+            reads: statement.reads.clone(),
+            writes: statement.writes.clone(),
+            estimated_rows: estimate.as_ref().map(|estimate| estimate.rows),
+            estimated_cost: estimate.map(|estimate| estimate.cost),
+        });
+    }
+    Ok(statements)
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(PARAM_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

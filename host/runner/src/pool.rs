@@ -1,0 +1,50 @@
+//! The sessions on which the steps of one run work: as many as steps run side by side.
+
+use std::sync::{Mutex, PoisonError};
+
+use stepwell_warehouse::{Session, Target};
+use stepwell_workflow::Workflow;
+
+use crate::connect;
+use crate::error::RunError;
+
+pub(crate) struct Pool<'a> {
+    workflow: &'a Workflow,
+    target: &'a Target,
+    idle: Mutex<Vec<Session>>,
+}
+
+impl<'a> Pool<'a> {
+    /// Returns a pool that has `first` to give.
+    pub(crate) fn new(workflow: &'a Workflow, target: &'a Target, first: Session) -> Self {
+        Self {
+            workflow,
+            target,
+            idle: Mutex::new(vec![first]),
+        }
+    }
+
+    /// Returns a session that nobody else uses until it is given back.
+    pub(crate) async fn take(&self) -> Result<Session, RunError> {
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        match idle {
+            Some(session) => Ok(session),
+            None => connect::session(self.workflow, self.target, "step").await,
+        }
+    }
+
+    /// Takes a session back after work that went well. One that is in an unknown state is dropped instead, which ends its
+    /// transaction on the server.
+    pub(crate) fn give_back(&self, session: Session) {
+        if !session.is_closed() {
+            self.idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(session);
+        }
+    }
+}

@@ -1,0 +1,624 @@
+//! A run: lease, gate, steps, and the end of it.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use stepwell_sandbox::contract::Plan;
+use stepwell_warehouse::{Session, Target, WarehouseError};
+use stepwell_workflow::Workflow;
+use tokio::sync::watch;
+
+use crate::components::Components;
+use crate::connect;
+use crate::conversation::or_cancelled;
+use crate::error::{Problem, RunError, WarehouseState};
+use crate::execute::{Executed, Execution};
+use crate::init;
+use crate::journal::{End, Journal, Progress};
+use crate::lease::{Applicant, HEARTBEAT, Lease};
+use crate::observe::{Event, Observer};
+use crate::pool::Pool;
+use crate::report::{Outcome, RunReport, StepReport, StepState};
+use crate::step::Steps;
+use crate::stop::Stop;
+
+/// Passes through the steps of one run, each of up to 10,000 batches. Reaching it is an error: a gate step that always
+/// finds something would otherwise keep the run going for ever.
+const PASSES_MAX: u32 = 100_000;
+
+/// How to run a workflow.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// The run's point in time; now unless given.
+    pub as_of: Option<jiff::Timestamp>,
+    /// Computes everything again, and replaces the derived tables whole.
+    pub full_refresh: bool,
+    /// Most batches of one pass; a longer backlog takes several, each committed on its own.
+    pub max_batches: Option<u32>,
+    /// The folder whose `.stepwell` holds the private local server.
+    pub project_dir: PathBuf,
+}
+
+/// Runs a workflow until nothing is pending.
+///
+/// # Errors
+///
+/// [`RunError`], which says in what state the warehouse was left. The lease is given back in each case in which the
+/// warehouse can still be reached.
+pub async fn run(
+    workflow: &Workflow,
+    components: &Components,
+    options: &RunOptions,
+    observer: &dyn Observer,
+    stop: Stop,
+) -> Result<RunReport, RunError> {
+    let begun = Instant::now();
+    let target = connect::target(workflow, options).await?;
+    let (control, first, components) = tokio::try_join!(
+        connect::session(workflow, &target, "control"),
+        connect::session(workflow, &target, "step"),
+        components.load_all(workflow),
+    )?;
+    init::ensure(&control, workflow).await?;
+    let as_of = options.as_of.unwrap_or_else(jiff::Timestamp::now);
+    let run_id = uuid::Uuid::now_v7().to_string();
+    let place = place();
+    let applicant = Applicant {
+        playbook: workflow.playbook.as_str(),
+        run_id: &run_id,
+        place: &place,
+    };
+    let lease = Lease::take(&control, &applicant).await?;
+    let as_of_us = as_of.as_microsecond();
+    let journal = Journal::begin(&control, &lease, &place, as_of_us).await?;
+    let context = Context {
+        steps: Steps::new(workflow, components, options, run_id.clone(), as_of_us),
+        target: &target,
+        lease,
+        journal,
+        control,
+        pool: Pool::new(workflow, &target, first),
+        interrupts: Interrupts::new(workflow.playbook.as_str()),
+        observer,
+        state: Mutex::new(WarehouseState::Unchanged),
+        totals: Mutex::new(Totals::default()),
+    };
+    context.event(&Event::RunStarted { run_id: &run_id });
+    if let Some(died) = &context.lease.took_over {
+        context.event(&Event::TookOver { run_id: died });
+    }
+    let outcome = tokio::select! {
+        outcome = context.passes() => outcome,
+        never = context.watch(stop) => match never {},
+    };
+    context.end(outcome, as_of, begun).await
+}
+
+/// Where this process runs, for people.
+fn place() -> String {
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    format!("{host}, process {}", std::process::id())
+}
+
+/// All that the steps of one run share.
+pub(crate) struct Context<'a> {
+    pub(crate) steps: Steps<'a>,
+    pub(crate) target: &'a Target,
+    pub(crate) lease: Lease,
+    pub(crate) journal: Journal,
+    pub(crate) interrupts: Interrupts,
+    control: Session,
+    pool: Pool<'a>,
+    observer: &'a dyn Observer,
+    state: Mutex<WarehouseState>,
+    totals: Mutex<Totals>,
+}
+
+/// What the run has done so far.
+#[derive(Debug, Default)]
+struct Totals {
+    progress: Progress,
+    steps: Vec<StepReport>,
+}
+
+/// A step that ended.
+struct Ended {
+    index: usize,
+    /// The run ends here, for this reason.
+    ends_run: Option<String>,
+}
+
+impl Context<'_> {
+    pub(crate) fn event(&self, event: &Event<'_>) {
+        self.observer
+            .event(self.steps.workflow.playbook.as_str(), event);
+    }
+
+    /// Notes that something was written.
+    pub(crate) fn wrote(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *state == WarehouseState::Unchanged {
+            *state = WarehouseState::ScratchWritten;
+        }
+    }
+
+    /// Notes that a pass is committed.
+    pub(crate) fn committed(&self) {
+        self.set_state(WarehouseState::Committed);
+        let pass = self.progress().passes;
+        self.event(&Event::Committed { pass });
+    }
+
+    pub(crate) fn set_state(&self, state: WarehouseState) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    fn progress(&self) -> Progress {
+        self.totals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .progress
+    }
+
+    /// Gives signs of life, and listens for a request to stop. Never ends.
+    async fn watch(&self, mut stop: Stop) -> std::convert::Infallible {
+        let mut stopped = false;
+        loop {
+            tokio::select! {
+                signal = stop.asked(), if !stopped => {
+                    stopped = true;
+                    self.interrupts.raise(Interrupt::Signal(signal));
+                }
+                () = tokio::time::sleep(HEARTBEAT) => {
+                    if let Err(error) = self.lease.beat(&self.control).await {
+                        tracing::warn!(%error, "no sign of life could be given");
+                        self.interrupts.raise(Interrupt::LeaseLost);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Passes through the steps until the gate finds nothing.
+    async fn passes(&self) -> Result<Outcome, RunError> {
+        for pass in 1..=PASSES_MAX {
+            let gate = match self.steps.gate() {
+                Some(index) => Some((index, self.ask_gate(index).await?)),
+                None => None,
+            };
+            let more = match &gate {
+                Some((index, plan)) => {
+                    if let Some(reason) = &plan.ends_run {
+                        self.note(*index, plan);
+                        let worked = pass > 1;
+                        return Ok(if worked {
+                            self.outcome()
+                        } else {
+                            Outcome::NothingNew {
+                                reason: reason.clone(),
+                            }
+                        });
+                    }
+                    self.begin_pass(pass, &self.steps.pending(plan))
+                }
+                None => self.begin_pass(pass, &serde_json::Value::Null),
+            };
+            if let Some(reason) = self.pass(pass, gate).await? {
+                return Ok(if pass > 1 {
+                    self.outcome()
+                } else {
+                    Outcome::NothingNew { reason }
+                });
+            }
+            if !more {
+                return Ok(self.outcome());
+            }
+            self.steps.forget();
+        }
+        Err(RunError::new(Problem::Refused(format!(
+            "the gate step still finds work after {PASSES_MAX} passes"
+        ))))
+    }
+
+    fn outcome(&self) -> Outcome {
+        let totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        match totals
+            .steps
+            .iter()
+            .all(|step| step.state == StepState::Done)
+        {
+            true => Outcome::Done,
+            false => Outcome::DoneWithFailures,
+        }
+    }
+
+    /// Asks the gate step what is pending, before any step acts.
+    async fn ask_gate(&self, index: usize) -> Result<Plan, RunError> {
+        let session = self.pool.take().await?;
+        let plan = self
+            .steps
+            .conversation(index)
+            .plan(&session, &self.interrupts)
+            .await?;
+        self.pool.give_back(session);
+        Ok(plan)
+    }
+
+    /// Adds what is pending to the totals; returns whether there is more than this pass takes.
+    fn begin_pass(&self, pass: u32, pending: &serde_json::Value) -> bool {
+        let (batches, events) = (pending["batches"].as_u64(), pending["events"].as_u64());
+        {
+            let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+            totals.progress.passes = pass;
+            totals.progress.batches += batches.unwrap_or(0);
+            totals.progress.events += events.unwrap_or(0);
+        }
+        if pass > 1 {
+            self.set_state(WarehouseState::EarlierPassesCommitted);
+        }
+        self.event(&Event::PassStarted {
+            pass,
+            batches,
+            events,
+        });
+        pending["more"].as_bool().unwrap_or(false)
+    }
+
+    /// Runs each step once all that it needs are done, those that do not need each other side by side.
+    ///
+    /// Returns the reason if a step ended the run.
+    async fn pass(
+        &self,
+        pass: u32,
+        gate: Option<(usize, Plan)>,
+    ) -> Result<Option<String>, RunError> {
+        let steps = &self.steps.workflow.steps;
+        let (mut started, mut done) = (vec![false; steps.len()], vec![false; steps.len()]);
+        let mut gate = gate;
+        let mut running = FuturesUnordered::new();
+        let (mut failure, mut ends_run) = (None::<RunError>, None);
+        loop {
+            if failure.is_none() && ends_run.is_none() {
+                for index in 0..steps.len() {
+                    if !started[index] && steps[index].needs.iter().all(|&needed| done[needed]) {
+                        started[index] = true;
+                        let plan = gate
+                            .take_if(|(gate, _)| *gate == index)
+                            .map(|(_, plan)| plan);
+                        running.push(self.step(pass, index, plan));
+                    }
+                }
+            }
+            match running.next().await {
+                None => break,
+                Some(Ok(Ended {
+                    index,
+                    ends_run: ends,
+                })) => {
+                    done[index] = true;
+                    ends_run = ends_run.or(ends);
+                }
+                Some(Err(error)) => {
+                    // The first failure is the one that counts; those after it follow from the cancelling.
+                    failure.get_or_insert(error);
+                    self.interrupts.raise(Interrupt::Sibling);
+                }
+            }
+        }
+        match failure {
+            Some(failure) => Err(failure),
+            None => {
+                if ends_run.is_none() {
+                    self.skip(pass, &started).await?;
+                }
+                Ok(ends_run)
+            }
+        }
+    }
+
+    /// Reports the steps that could not start, since one that they need failed without failing the run.
+    async fn skip(&self, pass: u32, started: &[bool]) -> Result<(), RunError> {
+        for index in (0..started.len()).filter(|&index| !started[index]) {
+            let mut report = self.report(index, Duration::ZERO, Executed::default(), &[]);
+            report.state = StepState::Skipped;
+            self.journal.step(&self.control, pass, 0, &report).await?;
+            self.add(report);
+        }
+        Ok(())
+    }
+
+    /// One step: asked, checked, run, journalled.
+    async fn step(&self, pass: u32, index: usize, plan: Option<Plan>) -> Result<Ended, RunError> {
+        let step = &self.steps.workflow.steps[index];
+        self.event(&Event::StepStarted { step: &step.id });
+        let begun = Instant::now();
+        match self.attempt(index, plan).await {
+            Ok((plan, mut executed)) => {
+                self.note(index, &plan);
+                let (ends_run, rows_read) = (executed.ends_run.take(), executed.rows_read);
+                let report = self.report(index, begun.elapsed(), executed, &plan.notes);
+                self.event(&Event::StepDone {
+                    step: &step.id,
+                    duration: begun.elapsed(),
+                    rows: report.rows,
+                });
+                self.journal
+                    .step(&self.control, pass, rows_read, &report)
+                    .await?;
+                self.add(report);
+                Ok(Ended { index, ends_run })
+            }
+            Err(error) if self.may_fail(index) && self.interrupts.check().is_ok() => {
+                let message = crate::error::one_line(&error);
+                self.event(&Event::StepFailed {
+                    step: &step.id,
+                    message: &message,
+                });
+                let mut report = self.report(index, begun.elapsed(), Executed::default(), &[]);
+                (report.state, report.error) = (StepState::Failed, Some(message));
+                self.journal.step(&self.control, pass, 0, &report).await?;
+                self.add(report);
+                // Not among the steps that are done: what needs it is skipped.
+                Ok(Ended {
+                    index: usize::MAX,
+                    ends_run: None,
+                })
+            }
+            Err(error) => {
+                let mut report = self.report(index, begun.elapsed(), Executed::default(), &[]);
+                (report.state, report.error) =
+                    (StepState::Failed, Some(crate::error::one_line(&error)));
+                // The failure itself is worth more than a journal that cannot be written.
+                let _ = self.journal.step(&self.control, pass, 0, &report).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether the run goes on without the step: it is not critical, and neither is anything that needs it.
+    fn may_fail(&self, index: usize) -> bool {
+        let steps = &self.steps.workflow.steps;
+        !steps[index].critical
+            && (0..steps.len())
+                .filter(|&other| steps[other].needs.contains(&index))
+                .all(|other| self.may_fail(other))
+    }
+
+    async fn attempt(
+        &self,
+        index: usize,
+        plan: Option<Plan>,
+    ) -> Result<(Plan, Executed), RunError> {
+        let place = self.steps.place(index);
+        let session = self
+            .pool
+            .take()
+            .await
+            .map_err(|error| error.at(place.clone()))?;
+        let plan = match plan {
+            Some(plan) => plan,
+            None => {
+                self.steps
+                    .conversation(index)
+                    .plan(&session, &self.interrupts)
+                    .await?
+            }
+        };
+        let rights = self.steps.rights(index);
+        rights
+            .check(&plan)
+            .map_err(|message| RunError::new(Problem::Refused(message)).at(place.clone()))?;
+        let execution = Execution {
+            context: self,
+            session: &session,
+            plan: &plan,
+            place: place.clone(),
+            commits: rights.commits(&plan).then(|| self.progress()),
+        };
+        let wall = self.steps.limits(index).wall;
+        let executed = match tokio::time::timeout(wall, execution.run()).await {
+            Ok(executed) => executed?,
+            Err(_) => {
+                let _ = session.canceller().cancel().await;
+                let message = format!(
+                    "the step took longer than its limit of {} s (`limits: wall`)",
+                    wall.as_secs()
+                );
+                return Err(RunError::new(Problem::Refused(message)).at(place));
+            }
+        };
+        self.steps.publish(index, &plan);
+        self.pool.give_back(session);
+        Ok((plan, executed))
+    }
+
+    fn note(&self, index: usize, plan: &Plan) {
+        for note in &plan.notes {
+            self.event(&Event::Note {
+                step: &self.steps.workflow.steps[index].id,
+                note,
+            });
+        }
+    }
+
+    fn report(
+        &self,
+        index: usize,
+        duration: Duration,
+        executed: Executed,
+        notes: &[String],
+    ) -> StepReport {
+        let (step, component) = (
+            &self.steps.workflow.steps[index],
+            self.steps.component(index),
+        );
+        StepReport {
+            id: step.id.clone(),
+            uses: step.uses.clone(),
+            version: component.description().version.clone(),
+            digest: component.digest().to_string(),
+            state: StepState::Done,
+            duration_ms: duration.as_secs_f64() * 1000.0,
+            rows: executed.rows_written,
+            statements: executed.statements,
+            measures: executed.measures,
+            notes: notes.to_vec(),
+            error: None,
+        }
+    }
+
+    /// Adds a step's report to those of earlier passes.
+    fn add(&self, report: StepReport) {
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        match totals.steps.iter_mut().find(|known| known.id == report.id) {
+            None => totals.steps.push(report),
+            Some(known) => {
+                let measures = std::mem::take(&mut known.measures);
+                let (duration_ms, rows, failed) = (
+                    known.duration_ms,
+                    known.rows,
+                    known.state == StepState::Failed,
+                );
+                *known = report;
+                known.duration_ms += duration_ms;
+                known.rows += rows;
+                for (name, value) in measures {
+                    *known.measures.entry(name).or_default() += value;
+                }
+                if failed {
+                    known.state = StepState::Failed;
+                }
+            }
+        }
+    }
+
+    /// Journals the end, gives the lease back, and says how it went.
+    async fn end(
+        self,
+        outcome: Result<Outcome, RunError>,
+        as_of: jiff::Timestamp,
+        begun: Instant,
+    ) -> Result<RunReport, RunError> {
+        let totals = self
+            .totals
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        let passes = totals.progress.passes;
+        match outcome {
+            Ok(outcome) => {
+                self.journal
+                    .finish(&self.control, &self.lease, &End::Well(&outcome, passes))
+                    .await?;
+                Ok(RunReport {
+                    playbook: self.steps.workflow.playbook.as_str().to_owned(),
+                    run_id: self.steps.run_id.clone(),
+                    outcome,
+                    passes,
+                    batches: totals.progress.batches,
+                    events: totals.progress.events,
+                    as_of: as_of.to_string(),
+                    duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+                    steps: totals.steps,
+                })
+            }
+            Err(mut error) => {
+                error.state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                error.run_id = Some(self.steps.run_id.clone());
+                // Only committed passes count in the journal.
+                let committed = match error.state {
+                    WarehouseState::Committed => passes,
+                    _ => passes.saturating_sub(1),
+                };
+                let end = End::Badly(&error, committed);
+                let finishing = self.journal.finish(&self.control, &self.lease, &end);
+                if let Ok(Err(journal)) =
+                    tokio::time::timeout(Duration::from_secs(1), finishing).await
+                {
+                    tracing::warn!(error = %journal, "the failure could not be journalled");
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Why the work of a run is to end early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interrupt {
+    Signal(&'static str),
+    LeaseLost,
+    /// Another step of the run failed.
+    Sibling,
+}
+
+/// Ends the work of a run early. The first reason is the one that counts.
+pub(crate) struct Interrupts {
+    raised: watch::Sender<Option<Interrupt>>,
+    playbook: String,
+}
+
+impl Interrupts {
+    pub(crate) fn new(playbook: &str) -> Self {
+        Self {
+            raised: watch::Sender::new(None),
+            playbook: playbook.to_owned(),
+        }
+    }
+
+    pub(crate) fn raise(&self, interrupt: Interrupt) {
+        self.raised.send_if_modified(|raised| {
+            let first = raised.is_none();
+            raised.get_or_insert(interrupt);
+            first
+        });
+    }
+
+    /// Returns an error if the work is to end.
+    pub(crate) fn check(&self) -> Result<(), RunError> {
+        match *self.raised.borrow() {
+            None => Ok(()),
+            Some(interrupt) => Err(self.error(interrupt)),
+        }
+    }
+
+    /// Waits for work on a session unless the work of the run is to end, in which case it is cancelled on the server.
+    pub(crate) async fn guard<T>(
+        &self,
+        session: &Session,
+        work: impl Future<Output = Result<T, WarehouseError>>,
+    ) -> Result<Result<T, WarehouseError>, RunError> {
+        self.check()?;
+        let mut raised = self.raised.subscribe();
+        let interrupted = async {
+            let found = raised
+                .wait_for(Option::is_some)
+                .await
+                .map(|interrupt| *interrupt);
+            match found {
+                Ok(Some(interrupt)) => interrupt,
+                // The sender lives as long as `self`.
+                _ => std::future::pending().await,
+            }
+        };
+        or_cancelled(session.canceller(), work, interrupted)
+            .await
+            .map_err(|interrupt| self.error(interrupt))
+    }
+
+    fn error(&self, interrupt: Interrupt) -> RunError {
+        RunError::new(match interrupt {
+            Interrupt::Signal(signal) => Problem::Stopped { signal },
+            Interrupt::LeaseLost => Problem::LeaseLost {
+                playbook: self.playbook.clone(),
+            },
+            Interrupt::Sibling => Problem::Refused("another step of the run failed".into()),
+        })
+    }
+}

@@ -1,0 +1,189 @@
+//! What a step is told of the run.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::Value;
+use stepwell_sandbox::contract::{Plan, Relation, RunInfo};
+use stepwell_sandbox::{Component, Limits};
+use stepwell_workflow::{Step, Workflow};
+
+use crate::conversation::Conversation;
+use crate::error::StepPlace;
+use crate::policy::Rights;
+use crate::run::RunOptions;
+
+/// The steps of one run with their components and rights, and what they have said about their tables.
+pub(crate) struct Steps<'a> {
+    pub(crate) workflow: &'a Workflow,
+    pub(crate) run_id: String,
+    pub(crate) as_of_us: i64,
+    full_refresh: bool,
+    max_batches: Option<u32>,
+    components: Vec<Component>,
+    limits: Vec<Limits>,
+    rights: Vec<Rights>,
+    about: Mutex<BTreeMap<String, String>>,
+}
+
+impl<'a> Steps<'a> {
+    pub(crate) fn new(
+        workflow: &'a Workflow,
+        components: Vec<Component>,
+        options: &RunOptions,
+        run_id: String,
+        as_of_us: i64,
+    ) -> Self {
+        Self {
+            workflow,
+            run_id,
+            as_of_us,
+            full_refresh: options.full_refresh,
+            max_batches: options.max_batches,
+            components,
+            limits: workflow
+                .steps
+                .iter()
+                .map(|step| limits(workflow, step))
+                .collect(),
+            rights: workflow
+                .steps
+                .iter()
+                .map(|step| Rights::of(workflow, step))
+                .collect(),
+            about: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// Returns the index of the gate step.
+    pub(crate) fn gate(&self) -> Option<usize> {
+        self.workflow.steps.iter().position(|step| step.kind.gate)
+    }
+
+    pub(crate) fn component(&self, index: usize) -> &Component {
+        &self.components[index]
+    }
+
+    pub(crate) fn rights(&self, index: usize) -> &Rights {
+        &self.rights[index]
+    }
+
+    pub(crate) fn limits(&self, index: usize) -> &Limits {
+        &self.limits[index]
+    }
+
+    pub(crate) fn place(&self, index: usize) -> StepPlace {
+        let description = self.components[index].description();
+        StepPlace {
+            index,
+            id: self.workflow.steps[index].id.clone(),
+            plugin: format!(
+                "{} {}",
+                self.workflow.steps[index].uses, description.version
+            ),
+            setting: None,
+            statement: None,
+        }
+    }
+
+    /// Returns the conversation that asks step `index` what to do, with what earlier steps published.
+    pub(crate) fn conversation(&self, index: usize) -> Conversation<'_> {
+        Conversation {
+            component: &self.components[index],
+            limits: &self.limits[index],
+            info: self.info(index),
+            place: self.place(index),
+        }
+    }
+
+    /// Keeps what a step published, for those after it. What it says about tables that it does not fill is not heard.
+    pub(crate) fn publish(&self, index: usize, plan: &Plan) {
+        let fills = &self.workflow.steps[index].writes_scratch;
+        let mut about = self.about.lock().unwrap_or_else(PoisonError::into_inner);
+        for publication in &plan.publishes {
+            if fills.iter().any(|(alias, _)| *alias == publication.alias) {
+                about.insert(publication.alias.clone(), publication.about.clone());
+            }
+        }
+    }
+
+    /// Returns what the gate step published, as JSON; null if it did not.
+    pub(crate) fn pending(&self, plan: &Plan) -> Value {
+        let published = plan
+            .publishes
+            .first()
+            .map(|publication| serde_json::from_str(&publication.about));
+        published.and_then(Result::ok).unwrap_or(Value::Null)
+    }
+
+    /// Forgets what was published, before a new pass.
+    pub(crate) fn forget(&self) {
+        self.about
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
+    fn info(&self, index: usize) -> RunInfo {
+        let (workflow, step) = (self.workflow, &self.workflow.steps[index]);
+        let mut with = step.with.clone();
+        if let (Some(batches), true) = (self.max_batches, step.kind.gate) {
+            with["max-batches"] = batches.into();
+        }
+        let source = workflow
+            .source
+            .as_ref()
+            .map_or(Value::Null, stepwell_workflow::Source::json);
+        RunInfo {
+            run_id: self.run_id.clone(),
+            playbook: workflow.playbook.as_str().to_owned(),
+            step_id: step.id.clone(),
+            as_of_us: self.as_of_us,
+            dialect: "postgres".to_owned(),
+            traits: self
+                .full_refresh
+                .then(|| "full-refresh".to_owned())
+                .into_iter()
+                .collect(),
+            source_json: source.to_string(),
+            settings_json: with.to_string(),
+            relations: self.relations(),
+        }
+    }
+
+    fn relations(&self) -> Vec<Relation> {
+        let relation = |alias: &str, schema: &str, name: &str, about: &str| Relation {
+            alias: alias.to_owned(),
+            schema: schema.to_owned(),
+            name: name.to_owned(),
+            about: about.to_owned(),
+        };
+        let manifest = &self.workflow.manifest;
+        let prefix = self.workflow.scratch_table("");
+        let mut relations = vec![
+            relation("manifest", manifest.schema(), manifest.name(), ""),
+            relation("scratch", prefix.schema(), prefix.name(), ""),
+        ];
+        for (alias, about) in self
+            .about
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            let table = self.workflow.scratch_table(alias);
+            relations.push(relation(alias, table.schema(), table.name(), about));
+        }
+        relations
+    }
+}
+
+/// The limits of a step: those of our own plugins, changed by what the workflow says.
+fn limits(workflow: &Workflow, step: &Step) -> Limits {
+    let mut limits = Limits::own();
+    if let Some(entry) = workflow.plugins.get(&step.uses) {
+        limits.memory_bytes = entry.limits.memory.unwrap_or(limits.memory_bytes);
+        limits.cpu = entry.limits.cpu.unwrap_or(limits.cpu);
+        limits.wall = entry.limits.wall.unwrap_or(limits.wall);
+    }
+    limits
+}
