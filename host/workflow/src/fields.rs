@@ -1,6 +1,7 @@
 //! Takes keys out of a map one by one and reports what nobody took.
 //!
-//! Every reader returns none after reporting a problem, so that a check goes on and finds the next one.
+//! Every reader returns none after reporting a problem, so that a check goes on and finds the next
+//! one.
 
 use std::time::Duration;
 
@@ -168,7 +169,8 @@ pub(crate) fn tables(entry: &Entry, problems: &mut Problems) -> Vec<TableName> {
 pub(crate) fn column(node: &Node, what: &str, problems: &mut Problems) -> Option<String> {
     let expected = "the name of a column";
     let name = text(node, what, expected, problems)?;
-    // A column's name obeys the rules of a table's, so the table parser is asked, with a schema in front.
+    // A column's name obeys the rules of a table's, so the table parser is asked, with a schema in
+    // front.
     match format!("x.{}", name.trim()).parse::<TableName>() {
         Ok(_) => Some(name.trim().to_owned()),
         Err(_) => {

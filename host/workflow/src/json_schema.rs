@@ -6,8 +6,9 @@ use crate::kinds::StepKinds;
 
 /// Returns the JSON Schema (draft 2020-12) of a workflow file, with the built-in steps' settings.
 ///
-/// It refuses misspelt keys and wrong types while a file is written. What takes more than a schema (the order of steps,
-/// what they read and write) only a check of the workflow finds. Settings of a declared plugin are not looked at.
+/// It refuses misspelt keys and wrong types while a file is written. What takes more than a schema
+/// (the order of steps, what they read and write) only a check of the workflow finds. Settings of a
+/// declared plugin are not looked at.
 pub fn json_schema(kinds: &dyn StepKinds) -> Value {
     let mut definitions = definitions();
     let mut by_kind = Vec::new();
@@ -94,7 +95,7 @@ fn top() -> Value {
         "playbook": of("playbook", "Name under which processed batches are kept."),
         "description": {"description": "What the playbook is for.", "type": "string"},
         "vars": {
-            "description": "Defaults of variables, which `--var NAME=VALUE` overrides. Empty: must be given.",
+            "description": "Defaults of variables, below `--var NAME=VALUE`. Empty: none.",
             "type": "object",
             "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
         },
@@ -103,7 +104,7 @@ fn top() -> Value {
             "scratch": of("schema", "Schema of tables that a run may empty. Default: scratch."),
             "derived": of("schema", "Schema of tables that readers query. Default: derived."),
         })),
-        "manifest": of("table", "Table of processed batches. Default: manifest in the derived schema."),
+        "manifest": of("table", "Table of processed batches. Default: `<derived>.manifest`."),
         "source": source(),
         "plugins": {
             "description": "Plugins that are not built in, by the name that `uses` has.",
@@ -112,7 +113,7 @@ fn top() -> Value {
             "propertyNames": {"$ref": "#/$defs/id"},
         },
         "steps": {
-            "description": "What to do; a step runs after the one above it unless `needs` says otherwise.",
+            "description": "What to do, each step after the one above it unless it has `needs`.",
             "type": "array",
             "items": {"$ref": "#/$defs/step"},
             "minItems": 1,
@@ -127,7 +128,8 @@ fn warehouse() -> Value {
         &[],
         &json!({
             "url": {
-                "description": "Connection string, best as `${env:DATABASE_URL}`. Without it: the private local Postgres.",
+                "description": "Connection string, best as `${env:DATABASE_URL}`. \
+                    Without it: the private local Postgres.",
                 "type": "string",
             },
             "statement-timeout": of("duration", "Longest time for one statement."),
@@ -144,14 +146,15 @@ fn warehouse() -> Value {
 fn source() -> Value {
     let context = map(
         "A table with more about an event.",
-        &["table", "event-id"],
+        &["table", "event-id", "columns"],
         &json!({
             "table": of("table", "The table."),
             "event-id": of("column", "Its column that names the event."),
             "time": of("column", "Its column to bound scans on."),
             "columns": {
-                "description": "Columns that steps may use. Default: all.",
+                "description": "Columns that steps may use.",
                 "type": "array",
+                "minItems": 1,
                 "items": {"$ref": "#/$defs/column"},
             },
         }),
@@ -162,13 +165,13 @@ fn source() -> Value {
         &json!({
             "events": of("table", "Table of events."),
             "batch": {
-                "description": "Column whose values are batches, or an SQL expression over columns.",
+                "description": "Column of batches, or an SQL expression over columns.",
                 "type": "string",
                 "minLength": 1,
             },
             "time": of("column", "Column that every scan is bounded on: the sort key."),
             "event-id": of("column", "Column that names an event, by which duplicates are found."),
-            "lookback": of("duration", "How far back new batches are looked for. A day is 24 hours."),
+            "lookback": of("duration", "How far back new batches are looked for. A day: 24h."),
             "contexts": {
                 "description": "Tables with more about an event, by alias.",
                 "type": "object",
@@ -190,7 +193,7 @@ fn step(uses: Vec<Value>, by_kind: Vec<Value>) -> Value {
             "uses": {"description": "Built-in step or declared plugin.", "anyOf": uses},
             "with": {"description": "Settings of the step.", "type": "object"},
             "needs": {
-                "description": "Steps that must be done before. Default: the one above; `[]`: none.",
+                "description": "Steps to be done before. Default: the one above; `[]`: none.",
                 "type": "array",
                 "items": {"$ref": "#/$defs/id"},
             },

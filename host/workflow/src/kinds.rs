@@ -1,4 +1,5 @@
-//! What the reader must know about step plugins, told by the caller: this crate runs and loads nothing.
+//! What the reader must know about step plugins, told by the caller: this crate runs and loads
+//! nothing.
 
 use std::path::Path;
 
@@ -38,14 +39,15 @@ pub enum PluginKind {
 
 /// The step plugins that a workflow may use.
 pub trait StepKinds {
-    /// Returns the built-in step of this name. Called once for each step; the answer must not change.
+    /// Returns the built-in step of this name. Called once for each step; the answer must not
+    /// change.
     fn builtin(&self, name: &str) -> Option<StepKind>;
 
     /// Returns the names of all built-in steps.
     fn names(&self) -> Vec<String>;
 
-    /// Reads the descriptor of a declared plugin, without running it. Called once for each entry of `plugins:`, in the
-    /// order of the file.
+    /// Reads the descriptor of a declared plugin, without running it. Called once for each entry of
+    /// `plugins:`, in the order of the file.
     ///
     /// `base` is the folder of the workflow file, to which [`PluginEntry::component`] is relative.
     ///

@@ -1,12 +1,13 @@
 //! Reads workflow files: YAML text to checked types with positions.
 //!
-//! [`Workflow::read`] is the way in. It gives back a workflow that holds together, or every problem of the file at once,
-//! each with its place and what to do next.
+//! [`Workflow::read`] is the way in. It gives back a workflow that holds together, or every problem
+//! of the file at once, each with its place and what to do next.
 //!
 //! ```
 //! use std::collections::BTreeMap;
 //! use std::path::Path;
-//! use stepwell_workflow::{Inputs, LoadError, PluginEntry, PluginKind, StepKind, StepKinds, Workflow};
+//! use stepwell_workflow::{Inputs, LoadError, PluginEntry, PluginKind, StepKind, StepKinds};
+//! use stepwell_workflow::Workflow;
 //!
 //! /// A world with one step, `sql`.
 //! struct Sql;
@@ -41,7 +42,11 @@
 //! let inputs = Inputs { vars: BTreeMap::new(), env: &|_| None };
 //! let read = |text| Workflow::parse(Path::new("a.yml"), text, &inputs, &mut Sql);
 //!
-//! let good = "stepwell: 1\nplaybook: a\nsteps:\n  - { id: one, uses: sql, with: { run: SELECT 1 } }\n";
+//! let good = "\
+//! stepwell: 1
+//! playbook: a
+//! steps: [{ id: one, uses: sql, with: { run: SELECT 1 } }]
+//! ";
 //! let (workflow, warnings) = read(good).unwrap();
 //! assert_eq!(workflow.steps[0].with["run"], "SELECT 1");
 //! assert!(warnings.is_empty());
@@ -49,14 +54,16 @@
 //! let (file, problems) = read(&good.replace("run:", "ran:")).unwrap_err();
 //! assert_eq!(
 //!     problems[0].to_plain(&file),
-//!     "a.yml:4:35: error: unknown setting \"ran\" of step \"one\"\n  help: did you mean \"run\"?"
+//!     "a.yml:3:39: error: unknown setting \"ran\" of step \"one\"\n  help: did you mean \"run\"?"
 //! );
 //! ```
 //!
-//! Reading order: [`Workflow`], [`Step`], [`StepKinds`], [`Problem`]. [`json_schema`] describes the format for editors.
+//! Reading order: [`Workflow`], [`Step`], [`StepKinds`], [`Problem`]. [`json_schema`] describes the
+//! format for editors.
 //!
-//! What this crate does not do: connect to a database, load or run a plugin ([`StepKinds`] tells it what they are), ask
-//! the environment or the clock, or print. It reads the workflow file and the SQL files that it names, and no other.
+//! What this crate does not do: connect to a database, load or run a plugin ([`StepKinds`] tells it
+//! what they are), ask the environment or the clock, or print. It reads the workflow file and the
+//! SQL files that it names, and no other.
 
 mod check;
 mod fields;

@@ -3,13 +3,15 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Longest name of a playbook, in bytes. With `__` and an alias it is the name of a table, which has 63.
+/// Longest name of a playbook, in bytes. With `__` and an alias it is the name of a table, which
+/// has 63.
 pub const PLAYBOOK_BYTES_MAX: usize = 40;
 
-/// The name of a playbook: lower-case words, `[a-z][a-z0-9_]*`, at most [`PLAYBOOK_BYTES_MAX`] bytes, without `__`.
+/// The name of a playbook: lower-case words, `[a-z][a-z0-9_]*`, at most [`PLAYBOOK_BYTES_MAX`]
+/// bytes, without `__`.
 ///
-/// Scratch tables are named `<playbook>__<alias>`; since no playbook has `__` in its name, two playbooks never share a
-/// scratch table.
+/// Scratch tables are named `<playbook>__<alias>`; since no playbook has `__` in its name, two
+/// playbooks never share a scratch table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Playbook(String);
 
@@ -66,7 +68,14 @@ pub(crate) fn is_word(text: &str) -> bool {
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
-/// Whether a text is `[a-z][a-z0-9_-]*` of at most 64 bytes: the id of a step, the name of a plugin.
+/// Whether a text is lower-case words joined by `_`. Without `__`, which a step puts between its
+/// alias and the names of further tables of its own, the tables of two aliases are never the same.
+pub(crate) fn is_alias(text: &str) -> bool {
+    is_word(text) && !text.contains("__") && !text.ends_with('_')
+}
+
+/// Whether a text is `[a-z][a-z0-9_-]*` of at most 64 bytes: the id of a step, the name of a
+/// plugin.
 pub(crate) fn is_id(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|c: char| c.is_ascii_lowercase())

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::source_file::{SourceFile, Span, mask_secrets};
+use crate::source_file::{SourceFile, Span, mask_message};
 
 /// Most problems that one check reports; the rest are counted.
 pub const PROBLEMS_MAX: usize = 100;
@@ -25,14 +25,16 @@ impl fmt::Display for Severity {
     }
 }
 
-/// One thing that is wrong with a workflow file. Its texts hold no password and no value of an environment variable.
+/// One thing that is wrong with a workflow file. Its texts hold no password and no value of an
+/// environment variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Whether the workflow can run all the same.
     pub severity: Severity,
     /// What is wrong: lower case, no full stop.
     pub message: String,
-    /// Where in the file, on one line; none for what is not in the file, as a flag of the command line.
+    /// Where in the file, on one line; none for what is not in the file, as a flag of the command
+    /// line.
     pub span: Option<Span>,
     /// Remarks that help to understand.
     pub detail: Vec<String>,
@@ -45,7 +47,7 @@ impl Problem {
     pub fn error(message: impl AsRef<str>) -> Self {
         Self {
             severity: Severity::Error,
-            message: mask_secrets(message.as_ref()),
+            message: mask_message(message.as_ref()),
             span: None,
             detail: Vec::new(),
             help: None,
@@ -70,19 +72,19 @@ impl Problem {
     /// Adds a remark.
     #[must_use]
     pub fn with_detail(mut self, detail: impl AsRef<str>) -> Self {
-        self.detail.push(mask_secrets(detail.as_ref()));
+        self.detail.push(mask_message(detail.as_ref()));
         self
     }
 
     /// Sets what to do next.
     #[must_use]
     pub fn with_help(mut self, help: impl AsRef<str>) -> Self {
-        self.help = Some(mask_secrets(help.as_ref()));
+        self.help = Some(mask_message(help.as_ref()));
         self
     }
 
-    /// Returns the problem as plain lines, without a line end at the end: `path:line:column: error: message`, then
-    /// detail and help, indented.
+    /// Returns the problem as plain lines, without a line end at the end: `path:line:column: error:
+    /// message`, then detail and help, indented.
     pub fn to_plain(&self, file: &SourceFile) -> String {
         let mut text = file.path.display().to_string();
         if let Some(span) = self.span {
@@ -195,5 +197,7 @@ mod tests {
     fn texts_hold_no_password() {
         let problem = Problem::error("found text \"postgres://a:secret@b/c\"");
         assert!(!problem.message.contains("secret"));
+        let problem = Problem::error("key \"password\": expected text\u{1b}[31m");
+        assert_eq!(problem.message, "key \"password\": expected text [31m");
     }
 }

@@ -7,8 +7,8 @@ use jiff::fmt::friendly::SpanParser;
 
 /// Returns the duration that a text names: `7 days`, `6h`, `1h 30m`, `90s`.
 ///
-/// A day is 24 hours and a week 7 days: the clock of a run is UTC, which has no other days. Months and years have no
-/// one length. The error says what was expected; it holds nothing of the text.
+/// A day is 24 hours and a week 7 days: the clock of a run is UTC, which has no other days. Months
+/// and years have no one length. The error says what was expected; it holds nothing of the text.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if is_bare_number(text) {
         return Err("a duration needs a unit, as in `7 days`, `6h`, `15m` or `90s`".into());
@@ -54,7 +54,8 @@ pub(crate) fn duration_text(duration: Duration) -> String {
     shown.join(" ")
 }
 
-/// Returns the number of bytes that a text names: `128MiB`, `64 kB`. The error says what was expected.
+/// Returns the number of bytes that a text names: `128MiB`, `64 kB`. The error says what was
+/// expected.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 7] = [
         ("B", 1),

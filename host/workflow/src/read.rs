@@ -14,18 +14,20 @@ use crate::workflow::Workflow;
 /// Largest workflow file, and largest SQL file that one refers to, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// A workflow with its warnings, or the file with all its problems, at least one of them an error. Problems are in file
-/// order; those without a place come last.
+/// A workflow with its warnings, or the file with all its problems, at least one of them an error.
+/// Problems are in file order; those without a place come last.
 pub type Outcome = Result<(Workflow, Vec<Problem>), (SourceFile, Vec<Problem>)>;
 
 impl Workflow {
     /// Reads and checks the workflow file at `path`.
     ///
-    /// Files that it refers to are read too: SQL files here, plugins by `kinds`. Nothing is run and nothing connected.
+    /// Files that it refers to are read too: SQL files here, plugins by `kinds`. Nothing is run and
+    /// nothing connected.
     ///
     /// # Errors
     ///
-    /// Every problem that can be found without a database, at most [`PROBLEMS_MAX`](crate::PROBLEMS_MAX).
+    /// Every problem that can be found without a database, at most
+    /// [`PROBLEMS_MAX`](crate::PROBLEMS_MAX).
     pub fn read(path: &Path, inputs: &Inputs<'_>, kinds: &mut dyn StepKinds) -> Outcome {
         match read_text(path) {
             Ok(text) => Self::parse(path, &text, inputs, kinds),

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// A workflow file as it may be shown: passwords in connection strings are written as `*`, byte for byte, so that every
-/// [`Span`] holds for the shown text too.
+/// A workflow file as it may be shown: passwords in connection strings are written as `*`, byte for
+/// byte, so that every [`Span`] holds for the shown text too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceFile {
     /// The path as the user gave it.
@@ -13,7 +13,8 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
-    /// Returns the file for showing; passwords in `text` are masked here, so no holder of a `SourceFile` can leak one.
+    /// Returns the file for showing; passwords in `text` are masked here, so no holder of a
+    /// `SourceFile` can leak one.
     pub fn new(path: impl Into<PathBuf>, text: &str) -> Self {
         Self {
             path: path.into(),
@@ -49,7 +50,8 @@ impl Span {
         Self { start, end }
     }
 
-    /// Returns the part of the span on its first line, without trailing white space: what a message underlines.
+    /// Returns the part of the span on its first line, without trailing white space: what a message
+    /// underlines.
     pub(crate) fn first_line(self, text: &str) -> Self {
         let part = text.get(self.start..self.end).unwrap_or("");
         let line = part.lines().next().unwrap_or("").trim_end();
@@ -63,20 +65,37 @@ pub(crate) fn line_column(text: &str, offset: usize) -> (usize, usize) {
     while !text.is_char_boundary(offset) {
         offset -= 1;
     }
-    let before = &text[..offset];
+    // A byte order mark is no character of the first line.
+    let skipped = text.len() - text.trim_start_matches('\u{feff}').len();
+    let before = &text[skipped.min(offset)..offset];
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
     let line = before.matches('\n').count() + 1;
     (line, before[line_start..].chars().count() + 1)
 }
 
-/// Returns `text` with each password in a connection string, and each value of a key named like one, replaced by as
-/// many `*` as it has bytes.
+/// Returns `text` with each password in a connection string, and each value of a key named like
+/// one, replaced by as many `*` as it has bytes.
 ///
-/// The text is searched rather than the parsed file, because a file that is not YAML is shown too. What is masked
-/// without need costs a little clarity; what is shown without need cannot be taken back.
+/// The text is searched rather than the parsed file, because a file that is not YAML is shown too.
+/// What is masked without need costs a little clarity; what is shown without need cannot be taken
+/// back.
 pub(crate) fn mask_secrets(text: &str) -> String {
     let mut secrets = url_passwords(text);
-    secrets.extend(named_passwords(text));
+    secrets.extend(named_passwords(text, &['=', ':']));
+    masked(text, secrets)
+}
+
+/// Returns a message as it may be shown, on one line: passwords as in [`mask_secrets`], except
+/// after `:`, which in a message follows the name of any key or column.
+pub(crate) fn mask_message(message: &str) -> String {
+    let mut secrets = url_passwords(message);
+    secrets.extend(named_passwords(message, &['=']));
+    let shown = masked(message, secrets);
+    // A plugin's words go to a terminal, which obeys control characters.
+    shown.replace(|c: char| c.is_control(), " ")
+}
+
+fn masked(text: &str, secrets: Vec<Span>) -> String {
     let mut bytes = text.as_bytes().to_vec();
     for span in secrets {
         bytes[span.start..span.end].fill(b'*');
@@ -107,8 +126,8 @@ fn url_passwords(text: &str) -> Vec<Span> {
     spans
 }
 
-/// Returns the values after `password=` and `password:`.
-fn named_passwords(text: &str) -> Vec<Span> {
+/// Returns the values after `password` and one of the separators.
+fn named_passwords(text: &str, separators: &[char]) -> Vec<Span> {
     let lower = text.to_ascii_lowercase();
     let mut spans = Vec::new();
     for word in ["password", "passwd"] {
@@ -116,7 +135,7 @@ fn named_passwords(text: &str) -> Vec<Span> {
             let rest = &text[at + word.len()..];
             let rest = rest.strip_prefix(['"', '\'']).unwrap_or(rest);
             let rest = rest.trim_start_matches([' ', '\t']);
-            let Some(separator) = rest.chars().next().filter(|c| matches!(c, '=' | ':')) else {
+            let Some(separator) = rest.chars().next().filter(|c| separators.contains(c)) else {
                 continue;
             };
             let value = rest[1..].trim_start_matches([' ', '\t']);
@@ -153,6 +172,8 @@ mod tests {
         assert_eq!(line_column(text, text.find('ü').unwrap()), (1, 4));
         assert_eq!(line_column(text, text.find('x').unwrap()), (2, 6));
         assert_eq!(line_column(text, 1000), (3, 1));
+        assert_eq!(line_column("\u{feff}a: 1", 3), (1, 1));
+        assert_eq!(line_column("\u{feff}a: 1", 0), (1, 1));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `${env:NAME}` and `${var:NAME}` in texts of the workflow file.
 //!
-//! Done after parsing and inside one scalar at a time, so a value cannot add a key, a list or a comment. What was put in
-//! never shows in a message: the text as written does.
+//! Done after parsing and inside one scalar at a time, so a value cannot add a key, a list or a
+//! comment. What was put in never shows in a message: the text as written does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,8 @@ const TEXT_BYTES_MAX: usize = 1 << 20;
 pub struct Inputs<'a> {
     /// Values of `--var NAME=VALUE`.
     pub vars: BTreeMap<String, String>,
-    /// Returns the value of an environment variable. Called for the names that the file asks for, and for no other.
+    /// Returns the value of an environment variable. Called for the names that the file asks for,
+    /// and for no other.
     pub env: &'a dyn Fn(&str) -> Option<String>,
 }
 
@@ -61,8 +62,8 @@ pub(crate) fn substitute(root: &mut Node, inputs: &Inputs<'_>, problems: &mut Pr
     }
 }
 
-/// Reads the `vars:` map: names with the values that hold when no flag gives one. A default of nothing declares a
-/// variable that must be given.
+/// Reads the `vars:` map: names with the values that hold when no flag gives one. A default of
+/// nothing declares a variable that must be given.
 fn defaults(entries: &mut [Entry], inputs: &Inputs<'_>, problems: &mut Problems) -> Defaults {
     let mut defaults = BTreeMap::new();
     let Some(vars) = entries.iter_mut().find(|entry| entry.key == "vars") else {
@@ -201,7 +202,7 @@ impl Pass<'_> {
             self.problems.error_help(
                 span,
                 format!("\"${{{inner}}}\" is not a variable"),
-                "write `${env:NAME}`, `${var:NAME}` or `${var:NAME:-default}`; `$${` stands for the characters `${`",
+                "write `${env:NAME}` or `${var:NAME}`, with a default `${var:NAME:-…}`; `$${` is `${`",
             );
             return None;
         }

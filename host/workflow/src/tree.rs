@@ -1,9 +1,10 @@
 //! YAML text to a tree in which every key and value knows its place.
 //!
-//! Hides the YAML library. serde-saphyr's own parser is read event by event rather than through `Deserialize`, which
-//! stops at the first error and knows where a list begins but not where it ends. Aliases are expanded within the
-//! limits; their values stand at the place of the alias. Tags, merge keys and several documents are refused: each would
-//! be a second way to write the same workflow.
+//! Hides the YAML library. serde-saphyr's own parser is read event by event rather than through
+//! `Deserialize`, which stops at the first error and knows where a list begins but not where it
+//! ends. Aliases are expanded within the limits; their values stand at the place of the alias.
+//! Tags, merge keys and several documents are refused: each would be a second way to write the same
+//! workflow.
 
 pub(crate) mod scalar;
 
@@ -25,7 +26,8 @@ pub const NODES_MAX: usize = 10_000;
 /// A value with its place.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
-    /// From the first byte to the last; for a value that is not written (`key:`), the place of its key.
+    /// From the first byte to the last; for a value that is not written (`key:`), the place of its
+    /// key.
     pub(crate) span: Span,
     pub(crate) kind: Kind,
 }
@@ -154,7 +156,11 @@ pub(crate) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
             return None;
         }
     }
-    builder.root
+    // A file of comments alone has no document.
+    Some(builder.root.unwrap_or(Node {
+        span: Span::default(),
+        kind: Kind::Null,
+    }))
 }
 
 fn syntax_problem(text: &str, error: &granit_parser::ScanError) -> Box<Problem> {
@@ -363,8 +369,8 @@ impl Builder<'_> {
     }
 }
 
-/// Returns the text of a key, or why it is refused. A key that came before is refused here, so that its value is left
-/// out: which of two values is meant, nobody can tell.
+/// Returns the text of a key, or why it is refused. A key that came before is refused here, so that
+/// its value is left out: which of two values is meant, nobody can tell.
 fn key_text(text: &str, node: &Node, before: &[Entry]) -> Result<String, Box<Problem>> {
     let key = match &node.kind {
         Kind::Text(key) => key.value.clone(),
@@ -490,7 +496,9 @@ mod tests {
         let Kind::Map(entries) = node.unwrap().kind else {
             panic!("not a map");
         };
+        let span = entries[0].key_span;
         assert_eq!(entries[0].key, "a");
+        assert_eq!(&text[span.start..span.end], "a");
     }
 
     #[test]

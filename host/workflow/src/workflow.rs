@@ -12,8 +12,8 @@ use crate::kinds::StepKind;
 use crate::name::Playbook;
 use crate::source_file::{SourceFile, Span};
 
-/// A workflow that holds together: every name in it means something, every setting fits its step, and the order of the
-/// steps agrees with what they read and write.
+/// A workflow that holds together: every name in it means something, every setting fits its step,
+/// and the order of the steps agrees with what they read and write.
 #[derive(Debug, Clone)]
 pub struct Workflow {
     /// The file, for messages.
@@ -39,13 +39,14 @@ pub struct Workflow {
 impl Workflow {
     /// Returns the scratch table of an alias: `<scratch>.<playbook>__<alias>`.
     ///
-    /// The name is at most 63 bytes for every alias that the workflow writes; for any other it may be longer, and
-    /// Postgres would cut it.
+    /// The name is at most 63 bytes for every alias that the workflow writes; for any other it may
+    /// be longer, and Postgres would cut it.
     pub fn scratch_table(&self, alias: &str) -> TableName {
         TableName::new(&self.schemas.scratch, format!("{}__{alias}", self.playbook))
     }
 
-    /// Returns the steps' indices in an order of running: after all that they need, otherwise in the order of the file.
+    /// Returns the steps' indices in an order of running: after all that they need, otherwise in
+    /// the order of the file.
     pub fn order(&self) -> Vec<usize> {
         let mut placed = vec![false; self.steps.len()];
         let mut order = Vec::with_capacity(self.steps.len());
@@ -123,8 +124,9 @@ pub struct Source {
 }
 
 impl Source {
-    /// Returns the block as plugins get it, with the keys of the workflow file; the lookback is `lookback-seconds`, a
-    /// whole number, rounded up. Keys that the file does not have are left out; `contexts` is always there.
+    /// Returns the block as plugins get it, with the keys of the workflow file; the lookback is
+    /// `lookback-seconds`, a whole number, rounded up. Keys that the file does not have are left
+    /// out; `contexts` is always there.
     pub fn json(&self) -> Value {
         let contexts: serde_json::Map<String, Value> = self
             .contexts
@@ -147,7 +149,8 @@ impl Source {
     }
 }
 
-/// How far back on the source's time column new batches are looked for: more than zero, exact (a day is 24 hours, UTC).
+/// How far back on the source's time column new batches are looked for: more than zero, exact (a
+/// day is 24 hours, UTC).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Lookback(pub(crate) Duration);
 
@@ -174,7 +177,7 @@ pub struct Context {
     pub event_id: String,
     /// Its column to bound scans on, with the same values as the source's time column.
     pub time: Option<String>,
-    /// The columns that steps may use; empty for all.
+    /// The columns that steps may use, at least one.
     pub columns: Vec<String>,
 }
 
@@ -199,11 +202,13 @@ pub struct PluginEntry {
     pub name: String,
     /// The component's file, relative to the folder of the workflow file.
     pub component: PathBuf,
-    /// SHA-256 of the component's bytes, 64 lower-case hexadecimal digits; none if it is not pinned.
+    /// SHA-256 of the component's bytes, 64 lower-case hexadecimal digits; none if it is not
+    /// pinned.
     pub digest: Option<String>,
     /// Who wrote it.
     pub trust: Trust,
-    /// The tables that its statements may touch, apart from those that the settings of its steps name.
+    /// The tables that its statements may touch, apart from those that the settings of its steps
+    /// name.
     pub grants: Grants,
     /// What one call may use; what is not set is left to the runner.
     pub limits: Limits,
@@ -254,8 +259,8 @@ pub struct Step {
     pub uses: String,
     /// What that plugin says of itself.
     pub kind: StepKind,
-    /// The settings, checked against the kind's schema; `{}` without any. Defaults are not filled in. Where SQL was
-    /// given as a file, this is `{"file": path, "text": contents}`.
+    /// The settings, checked against the kind's schema; `{}` without any. Defaults are not filled
+    /// in. Where SQL was given as a file, this is `{"file": path, "text": contents}`.
     pub with: Value,
     /// Indices of the steps that must be done before this one, each once, in rising order.
     pub needs: Vec<usize>,
@@ -271,13 +276,16 @@ pub struct Step {
     pub reads_tables: Vec<TableName>,
     /// Derived tables that the settings write, each once.
     pub writes_tables: Vec<TableName>,
+    /// Tables that the settings name for maintenance, each once; their rows stay as they are.
+    pub maintains_tables: Vec<TableName>,
     /// Places of `with:` (under "") and of each setting, by JSON pointer.
     pub(crate) settings_spans: BTreeMap<String, Span>,
 }
 
 impl Step {
-    /// Returns the place of the setting at a JSON pointer below `with`, for example `/columns/page_views`; the nearest
-    /// one above it if it is not in the file. None without any settings.
+    /// Returns the place of the setting at a JSON pointer below `with`, for example
+    /// `/columns/page_views`; the nearest one above it if it is not in the file. None without any
+    /// settings.
     pub fn setting_span(&self, pointer: &str) -> Option<Span> {
         let mut pointer = pointer;
         loop {

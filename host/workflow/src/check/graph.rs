@@ -11,8 +11,8 @@ use crate::words::{quoted, suggest};
 
 /// Returns the indices of the steps that each step needs, in the order of `drafts`.
 ///
-/// `complete` says that no step is missing from `drafts`; otherwise, or where a step's settings could not be read, what
-/// is not there may only not be known, and nothing is said about it.
+/// `complete` says that no step is missing from `drafts`; otherwise, or where a step's settings
+/// could not be read, what is not there may only not be known, and nothing is said about it.
 pub(super) fn check(drafts: &[Draft], complete: bool, problems: &mut Problems) -> Vec<Vec<usize>> {
     let before = problems.len();
     let needs = resolve(drafts, problems);
@@ -79,7 +79,8 @@ impl Ancestors {
     }
 }
 
-/// Returns the ancestors of each step, or reports a cycle. At most 1000 steps: a million bits at worst.
+/// Returns the ancestors of each step, or reports a cycle. At most 1000 steps: a million bits at
+/// worst.
 fn ancestors(drafts: &[Draft], needs: &[Vec<usize>], problems: &mut Problems) -> Option<Ancestors> {
     let count = needs.len();
     let mut ancestors = vec![vec![false; count]; count];
@@ -202,18 +203,21 @@ fn reads_come_after(
             if writer == reader || ancestors.before(writer, reader) {
                 continue;
             }
-            let when = if ancestors.before(reader, writer) {
-                "runs after it"
-            } else {
-                "may run at the same time"
-            };
             let alias = quoted(alias);
             let (reads, writes) = (&draft.label, &drafts[writer].label);
+            let (when, help) = if ancestors.before(reader, writer) {
+                (
+                    "runs after it",
+                    format!("let {writes} run first: move it up"),
+                )
+            } else {
+                let id = drafts[writer].id.as_deref().unwrap_or("…");
+                let help = format!("add \"{id}\" to the `needs:` of {reads}");
+                ("may run at the same time", help)
+            };
             let message = format!(
                 "{reads} reads scratch table {alias}, but {writes}, which writes it, {when}"
             );
-            let id = drafts[writer].id.as_deref().unwrap_or("…");
-            let help = format!("add \"{id}\" to the `needs:` of {reads}, or move the step");
             problems.error_help(*span, message, help);
         }
     }
@@ -224,7 +228,11 @@ fn tables_have_an_order(drafts: &[Draft], ancestors: &Ancestors, problems: &mut 
     let mut users: BTreeMap<&TableName, Vec<(usize, Span, bool)>> = BTreeMap::new();
     for (step, draft) in drafts.iter().enumerate() {
         let marks = &draft.settings.marks;
-        for (tables, writes) in [(&marks.reads_tables, false), (&marks.writes_tables, true)] {
+        for (tables, writes) in [
+            (&marks.reads_tables, false),
+            (&marks.maintains_tables, false),
+            (&marks.writes_tables, true),
+        ] {
             for (table, span) in tables {
                 users.entry(table).or_default().push((step, *span, writes));
             }

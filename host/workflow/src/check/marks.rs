@@ -1,4 +1,5 @@
-//! What the settings of a step name: scratch tables, tables, SQL. The schema says where, by `x-stepwell`.
+//! What the settings of a step name: scratch tables, tables, SQL. The schema says where, by
+//! `x-stepwell`.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +8,8 @@ use serde_json::Value;
 /// Deepest that a schema's references and branches are followed.
 const DEPTH_MAX: usize = 64;
 
-/// Most schemas that are looked at for one step; a schema that refers to itself cannot ask for more.
+/// Most schemas that are looked at for one step; a schema that refers to itself cannot ask for
+/// more.
 const VISITS_MAX: usize = 200_000;
 
 /// What a marked value is.
@@ -18,6 +20,7 @@ pub(super) enum Mark {
     ReadsTable,
     WritesDerived,
     ReadsColumn,
+    MaintainsTable,
     Sql,
 }
 
@@ -30,6 +33,7 @@ impl Mark {
             "reads-table" => Some(Self::ReadsTable),
             "writes-derived" => Some(Self::WritesDerived),
             "reads-column" => Some(Self::ReadsColumn),
+            "maintains-table" => Some(Self::MaintainsTable),
             "sql" => Some(Self::Sql),
             _ => None,
         }
@@ -126,7 +130,8 @@ impl<'a> Walk<'a> {
             self.visit(own, value, pointer, depth + 1);
             return;
         }
-        // Which pattern a key matches is not looked at: a mark too many is checked, one too few would be let through.
+        // Which pattern a key matches is not looked at: a mark too many is checked, one too few
+        // would be let through.
         let patterns = schema.get("patternProperties").and_then(Value::as_object);
         for schema in patterns.into_iter().flat_map(|patterns| patterns.values()) {
             self.visit(schema, value, pointer, depth + 1);

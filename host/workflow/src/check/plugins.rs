@@ -71,14 +71,18 @@ fn named(
             format!("plugin {name} has the name of a built-in step"),
             "give it another name, here and where it is used",
         );
+        // Whether a step means it, nobody can tell.
+        declared.used = true;
     }
     if let Some(plugin) = &declared.entry {
         match kinds.load(plugin, base) {
             Ok(kind) => declared.kind = Some(kind),
             Err(error) => {
-                let mut problem = Problem::error(format!("plugin {name}: {}", error.message))
-                    .at(plugin.component_span);
-                problem.help = error.help;
+                let message = format!("plugin {name}: {}", error.message);
+                let mut problem = Problem::error(message).at(plugin.component_span);
+                if let Some(help) = error.help {
+                    problem = problem.with_help(help);
+                }
                 problems.push(problem);
             }
         }

@@ -12,7 +12,7 @@ use super::source::RESERVED_ALIASES;
 use super::steps::Surroundings;
 use crate::fields::mismatch;
 use crate::kinds::StepKind;
-use crate::name::is_word;
+use crate::name::is_alias;
 use crate::problem::{Problem, Problems};
 use crate::read::read_text;
 use crate::source_file::Span;
@@ -33,7 +33,7 @@ pub(super) struct Settings {
     /// Places by JSON pointer; `with:` itself under "".
     pub(super) spans: BTreeMap<String, Span>,
     pub(super) marks: Marks,
-    /// Whether all that the settings name is in `marks`.
+    /// Whether all that the settings write is in `marks`.
     pub(super) complete: bool,
 }
 
@@ -44,6 +44,7 @@ pub(super) struct Marks {
     pub(super) writes_scratch: Vec<(String, Span)>,
     pub(super) reads_tables: Vec<(TableName, Span)>,
     pub(super) writes_tables: Vec<(TableName, Span)>,
+    pub(super) maintains_tables: Vec<(TableName, Span)>,
 }
 
 impl Settings {
@@ -151,7 +152,6 @@ pub(super) fn check(
     validators: &mut Validators,
     problems: &mut Problems,
 ) -> Settings {
-    let before = problems.len();
     let mut value = Value::Object(serde_json::Map::new());
     let mut places = Places {
         keys: BTreeMap::new(),
@@ -188,6 +188,7 @@ pub(super) fn check(
         step,
         places: &places,
         marks: Marks::default(),
+        all_writes_known: true,
         problems: &mut *problems,
     };
     for (pointer, mark) in marks::find(&step.kind.settings, &value) {
@@ -195,8 +196,8 @@ pub(super) fn check(
             reader.read(&pointer, mark, &mut value);
         }
     }
+    let complete = reader.all_writes_known && wrong.is_empty() && places.unknown().next().is_none();
     let marks = reader.marks;
-    let complete = problems.len() == before && places.unknown().next().is_none();
     let mut spans: BTreeMap<String, Span> = places
         .nodes
         .iter()
@@ -211,8 +212,8 @@ pub(super) fn check(
     }
 }
 
-/// Where a number or `true` is expected and a variable stands, takes the variable's text for one: a substituted text is
-/// text, or else `${var:max}` could never be a number.
+/// Where a number or `true` is expected and a variable stands, takes the variable's text for one: a
+/// substituted text is text, or else `${var:max}` could never be a number.
 fn take_values_of_variables(validator: &Validator, places: &Places<'_>, value: &mut Value) {
     let pointers: Vec<String> = validator
         .iter_errors(value)
@@ -272,6 +273,8 @@ struct MarkReader<'a> {
     step: &'a StepContext<'a>,
     places: &'a Places<'a>,
     marks: Marks,
+    /// Whether each alias that the step writes could be read.
+    all_writes_known: bool,
     problems: &'a mut Problems,
 }
 
@@ -294,12 +297,19 @@ impl MarkReader<'_> {
                 }
             }
             Mark::WritesScratch => {
-                if self.alias(text, pointer) && self.alias_is_free(text, span) {
+                if self.alias(text, pointer) {
+                    self.alias_is_free(text, span);
                     self.marks.writes_scratch.push((text.to_owned(), span));
+                } else {
+                    self.all_writes_known = false;
                 }
             }
             Mark::ReadsTable => match text.parse() {
                 Ok(table) => self.marks.reads_tables.push((table, span)),
+                Err(_) => self.expected("a table as `schema.table`", pointer),
+            },
+            Mark::MaintainsTable => match text.parse() {
+                Ok(table) => self.marks.maintains_tables.push((table, span)),
                 Err(_) => self.expected("a table as `schema.table`", pointer),
             },
             Mark::ReadsColumn => match text.parse::<ColumnPath>() {
@@ -327,18 +337,15 @@ impl MarkReader<'_> {
     }
 
     fn alias(&mut self, alias: &str, pointer: &str) -> bool {
-        let word = is_word(alias);
-        if !word {
-            self.expected(
-                "the alias of a scratch table: lower-case letters, digits and underscores, beginning with a letter",
-                pointer,
-            );
+        let fits = is_alias(alias);
+        if !fits {
+            self.expected("an alias (lower-case words joined by `_`)", pointer);
         }
-        word
+        fits
     }
 
-    /// Whether a step may write a scratch table of this alias.
-    fn alias_is_free(&mut self, alias: &str, span: Span) -> bool {
+    /// Checks that a step may write a scratch table of this alias.
+    fn alias_is_free(&mut self, alias: &str, span: Span) {
         let around = self.step.around;
         if RESERVED_ALIASES.contains(&alias) || around.contexts.contains(&alias) {
             let message = format!(
@@ -348,7 +355,7 @@ impl MarkReader<'_> {
             );
             self.problems
                 .error_help(span, message, "choose another alias");
-            return false;
+            return;
         }
         let name = around
             .playbook
@@ -362,9 +369,7 @@ impl MarkReader<'_> {
             );
             self.problems
                 .error_help(span, message, "choose a shorter alias or playbook");
-            return false;
         }
-        true
     }
 
     fn writes_derived(&mut self, table: TableName, span: Span) {
@@ -386,9 +391,7 @@ impl MarkReader<'_> {
                 quoted(derived)
             );
             let help = if self.step.plugin.is_some() {
-                format!(
-                    "write into schema \"{derived}\", or grant the table: `grants: {{ write: [{table}] }}`"
-                )
+                format!("write into schema \"{derived}\", or grant it: `write: [{table}]`")
             } else {
                 format!("write into schema \"{derived}\", or set `schemas: {{ derived: … }}`")
             };
@@ -398,7 +401,7 @@ impl MarkReader<'_> {
         }
     }
 
-    /// Checks that SQL is closed; in place of `{file: path}` puts `{"file": path, "text": contents}`.
+    /// Checks that SQL is closed, and puts the contents of a file beside its path.
     fn sql(&mut self, pointer: &str, value: &mut Value) {
         if let Value::String(sql) = value {
             if let Err(error) = lexer::tokens(sql) {
@@ -418,8 +421,9 @@ impl MarkReader<'_> {
                 if let Err(error) = lexer::tokens(&text) {
                     let (line, column) = crate::source_file::line_column(&text, error.start);
                     let shown = self.shown_path(&at, &path);
+                    let begins = format!("line {line}, column {column} of file {shown}");
                     let message = format!(
-                        "{}: {} that begins at line {line}, column {column} of file {shown} is never closed",
+                        "{}: {} that begins at {begins} is never closed",
                         self.name(pointer),
                         error.what,
                     );
@@ -440,7 +444,8 @@ impl MarkReader<'_> {
         }
     }
 
-    /// Returns a path for a message; as written if part of it is from the environment, which may be secret.
+    /// Returns a path for a message; as written if part of it is from the environment, which may be
+    /// secret.
     fn shown_path(&self, pointer: &str, path: &std::path::Path) -> String {
         match self.places.nodes.get(pointer).map(|node| &node.kind) {
             Some(Kind::Text(text)) if text.shown().contains("${env:") => quoted(text.shown()),

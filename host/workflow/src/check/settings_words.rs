@@ -1,4 +1,5 @@
-//! Says in the house's words what a JSON Schema refuses. The validator's own words quote values, which may be secret.
+//! Says in the house's words what a JSON Schema refuses. The validator's own words quote values,
+//! which may be secret.
 
 use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind as Refusal;
@@ -65,7 +66,7 @@ impl Words<'_> {
             Refusal::AnyOf { context } | Refusal::OneOfNotValid { context } => {
                 match meant(context, pointer) {
                     Some(branch) if depth < DEPTH_MAX => {
-                        for error in branch {
+                        for error in branch.iter().filter(|error| !is_misspelt(error, branch)) {
                             self.report_deep(error, depth + 1, problems);
                         }
                     }
@@ -132,8 +133,8 @@ impl Words<'_> {
             .map(sentence)
             .or_else(|| own.map(|schema| describe(self.schema, schema, 0)));
         let help = match about {
-            Some(about) => format!("add `{key}:`, {about}"),
-            None => format!("add `{key}:`"),
+            Some(about) => format!("add `{key}: …` ({about})"),
+            None => format!("add `{key}: …`"),
         };
         Problem::error(message).at(span).with_help(help)
     }
@@ -170,7 +171,8 @@ impl Words<'_> {
     }
 }
 
-/// Whether an error says that a setting is missing which stands there misspelt, and is reported as such.
+/// Whether an error says that a setting is missing which stands there misspelt, and is reported as
+/// such.
 pub(super) fn is_misspelt(missing: &ValidationError<'_>, all: &[ValidationError<'_>]) -> bool {
     let Refusal::Required { property } = missing.kind() else {
         return false;
@@ -278,9 +280,9 @@ fn describe(root: &Value, schema: &Value, depth: usize) -> String {
     let schema = referred(root, schema);
     match Mark::of(schema) {
         Some(Mark::ReadsScratch | Mark::WritesScratch) => {
-            return "the alias of a scratch table".into();
+            return "an alias (lower-case words joined by `_`)".into();
         }
-        Some(Mark::ReadsTable | Mark::WritesDerived) => {
+        Some(Mark::ReadsTable | Mark::WritesDerived | Mark::MaintainsTable) => {
             return "a table as `schema.table`".into();
         }
         Some(Mark::ReadsColumn) => return "a column as `schema.table.column`".into(),
@@ -315,7 +317,8 @@ fn describe(root: &Value, schema: &Value, depth: usize) -> String {
     }
 }
 
-/// Words `anyOf` and `oneOf`. Constants, which is how documented choices are written, read as one choice.
+/// Words `anyOf` and `oneOf`. Constants, which is how documented choices are written, read as one
+/// choice.
 fn alternatives(root: &Value, branches: &[Value], depth: usize) -> String {
     let constants: Vec<String> = branches
         .iter()
@@ -345,7 +348,10 @@ fn one_of(options: &[String]) -> String {
 
 fn of_type(root: &Value, schema: &Value, name: &str, depth: usize) -> String {
     match name {
-        "string" => "text".into(),
+        "string" => match schema.get("pattern").and_then(Value::as_str) {
+            Some(pattern) => format!("text that matches `{pattern}`"),
+            None => "text".into(),
+        },
         "integer" => "a whole number".into(),
         "number" => "a number".into(),
         "boolean" => "`true` or `false`".into(),
@@ -353,7 +359,8 @@ fn of_type(root: &Value, schema: &Value, name: &str, depth: usize) -> String {
         "array" => match schema.get("items") {
             Some(items) => match describe(root, items, depth + 1).as_str() {
                 "a value" => "a list".into(),
-                "the alias of a scratch table" => "a list of aliases of scratch tables".into(),
+                "a whole number" => "a list of whole numbers".into(),
+                item if item.starts_with("an alias") => "a list of aliases".into(),
                 "a table as `schema.table`" => "a list of tables as `schema.table`".into(),
                 "a map" => "a list of maps".into(),
                 item if item.starts_with("a map with") => {
@@ -380,8 +387,8 @@ fn of_type(root: &Value, schema: &Value, name: &str, depth: usize) -> String {
     }
 }
 
-/// Returns the first sentence of a description as a part of one: without full stop and line ends, begun in lower case
-/// unless it begins with a name in capitals.
+/// Returns the first sentence of a description as a part of one: without full stop and line ends,
+/// begun in lower case unless it begins with a name in capitals.
 fn sentence(about: &str) -> String {
     let line = about.split_whitespace().collect::<Vec<_>>().join(" ");
     let first = line.split_inclusive(". ").next().unwrap_or("").trim();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use stepwell_sql::lexer::{TokenKind, tokens};
 
 use crate::fields::{Fields, column, duration, key, list, mismatch, table, text};
-use crate::name::is_word;
+use crate::name::is_alias;
 use crate::problem::Problems;
 use crate::tree::{Entry, Kind};
 use crate::words::quoted;
@@ -97,10 +97,9 @@ fn contexts(entry: &Entry, problems: &mut Problems) -> BTreeMap<String, Context>
 
 fn alias(entry: &Entry, problems: &mut Problems) -> Option<String> {
     let alias = entry.key.as_str();
-    if !is_word(alias) {
+    if !is_alias(alias) {
         let message = format!("{} is not an alias", quoted(alias));
-        let help =
-            "an alias has lower-case letters, digits and underscores, and begins with a letter";
+        let help = "an alias is lower-case words joined by `_`";
         problems.error_help(entry.key_span, message, help);
         return None;
     }
@@ -124,18 +123,32 @@ fn context(entry: &Entry, problems: &mut Problems) -> Option<Context> {
     let time = fields
         .take("time")
         .and_then(|entry| column(&entry.value, &key(entry), problems));
-    let columns = fields.take("columns").map(|entry| {
-        let items = list(entry, "a list of columns", problems).unwrap_or_default();
-        items
-            .iter()
-            .filter_map(|item| column(item, &key(entry), problems))
-            .collect()
-    });
+    let columns = fields
+        .require(
+            "columns",
+            "the list of columns that steps may use",
+            problems,
+        )
+        .and_then(|entry| columns(entry, problems));
     fields.done(problems);
     Some(Context {
         table: table?,
         event_id: event_id?,
         time,
-        columns: columns.unwrap_or_default(),
+        columns: columns?,
     })
+}
+
+fn columns(entry: &Entry, problems: &mut Problems) -> Option<Vec<String>> {
+    let items = list(entry, "a list of columns", problems)?;
+    if items.is_empty() {
+        let message = format!("{}: expected at least one column", key(entry));
+        problems.error(entry.value.span, message);
+        return None;
+    }
+    let columns: Vec<String> = items
+        .iter()
+        .filter_map(|item| column(item, &key(entry), problems))
+        .collect();
+    (columns.len() == items.len()).then_some(columns)
 }

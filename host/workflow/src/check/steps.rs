@@ -21,7 +21,8 @@ use crate::workflow::{PluginEntry, Schemas, Step};
 /// Most steps in a workflow.
 pub const STEPS_MAX: usize = 1000;
 
-/// What steps are checked against. What could not be read is none, and nothing is checked against it.
+/// What steps are checked against. What could not be read is none, and nothing is checked against
+/// it.
 pub(super) struct Surroundings<'a> {
     pub(super) playbook: Option<&'a Playbook>,
     pub(super) schemas: &'a Schemas,
@@ -123,6 +124,7 @@ fn finished(draft: Draft, needs: Vec<usize>) -> Option<Step> {
         writes_scratch: marks.writes_scratch,
         reads_tables: once(marks.reads_tables),
         writes_tables: once(marks.writes_tables),
+        maintains_tables: once(marks.maintains_tables),
         settings_spans: draft.settings.spans,
     })
 }
@@ -277,7 +279,9 @@ impl Reader<'_> {
 
     fn reads_source(&mut self, kind: &StepKind, label: &str, span: Span) {
         let reads = kind.reads.iter().any(|relation| relation == "events");
-        if reads && !self.around.has_source {
+        // A step that is no gate may read events, or do without; where it cannot, it needs what a
+        // gate finds.
+        if kind.gate && reads && !self.around.has_source {
             self.problems.error_help(
                 span,
                 format!("{label} reads events, and the workflow has no source"),

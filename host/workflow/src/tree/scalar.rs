@@ -25,8 +25,8 @@ pub(super) fn text(value: &str) -> Kind {
 
 /// Returns the number that a text writes in decimal.
 ///
-/// Left out of the core schema: `0o7`, `0x1F`, `.inf` and `.nan`, which no setting has a use for and JSON cannot say,
-/// and leading zeros, which are codes (`007`) rather than numbers.
+/// Left out of the core schema: `0o7`, `0x1F`, `.inf` and `.nan`, which no setting has a use for
+/// and JSON cannot say, and leading zeros, which are codes (`007`) rather than numbers.
 fn number(value: &str) -> Option<serde_json::Number> {
     let digits = value.trim_start_matches(['+', '-']);
     let first = digits.strip_prefix('.').unwrap_or(digits);

@@ -117,8 +117,13 @@ fn steps_know_their_needs_settings_and_tables() {
     assert_eq!(steps[1].kind.name, "diff-manifest");
     assert_eq!(
         steps[3].with["columns"]["first_collector_tstamp"],
-        json!({"file": "first.sql", "text": "min(collector_tstamp)\n"})
+        json!("min(collector_tstamp)")
     );
+    assert_eq!(
+        steps[4].with["query"],
+        json!({"file": "engaged.sql", "text": "SELECT 1\n"})
+    );
+    assert_eq!(steps[6].maintains_tables, [table("derived.sessions")]);
     let names = |list: &[(String, Span)]| -> Vec<String> {
         list.iter().map(|(alias, _)| alias.clone()).collect()
     };
@@ -158,9 +163,9 @@ fn steps_may_stand_before_what_they_need() {
 stepwell: 1
 playbook: p
 steps:
-  - { id: last, uses: sql, needs: [first, second], with: { run: SELECT 1, reads: [a, b] } }
-  - { id: first, uses: sql, needs: [], with: { run: SELECT 1, writes: [a] } }
-  - { id: second, uses: sql, needs: [], with: { run: SELECT 1, writes: [b] } }
+  - { id: last, uses: sql, needs: [first, second], with: { statements: SELECT 1, uses: [a, b] } }
+  - { id: first, uses: sql, needs: [], with: { statements: SELECT 1, fills: [a] } }
+  - { id: second, uses: sql, needs: [], with: { statements: SELECT 1, fills: [b] } }
 ";
     let path = Path::new("p.yml");
     let (workflow, warnings) = Workflow::parse(path, text, &inputs(), &mut TestKinds).unwrap();

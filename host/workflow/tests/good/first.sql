@@ -1,1 +1,0 @@
-min(collector_tstamp)
