@@ -202,7 +202,7 @@ impl Pass<'_> {
             self.problems.error_help(
                 span,
                 format!("\"${{{inner}}}\" is not a variable"),
-                "write `${env:NAME}` or `${var:NAME}`, with a default `${var:NAME:-…}`; `$${` is `${`",
+                "write `${env:NAME}`, `${var:NAME}` or `${var:NAME:-default}`; `$${` is `${`",
             );
             return None;
         }
