@@ -11,10 +11,18 @@
 
 use std::io::{self, BufWriter, Write};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use stepwell_demo::{
     Batch, Stream, StreamOptions, copy_events_sql, copy_page_contexts_sql, indexes_sql, schema_sql,
+    sort_key_indexes_sql,
 };
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Indexes {
+    None,
+    SortKey,
+    All,
+}
 
 #[derive(Parser)]
 struct Args {
@@ -28,9 +36,9 @@ struct Args {
     days: u32,
     #[arg(long, default_value_t = 60)]
     batch_minutes: u32,
-    /// Add the indexes after the history
-    #[arg(long)]
-    indexes: bool,
+    /// Indexes to create after the history
+    #[arg(long, value_enum, default_value = "none")]
+    indexes: Indexes,
     /// Write only batches after the history, of these sizes
     #[arg(long, value_delimiter = ',')]
     after: Vec<u64>,
@@ -56,10 +64,13 @@ fn main() -> anyhow::Result<()> {
         for batch in stream {
             write_batch(&mut out, &batch)?;
         }
-        if args.indexes {
-            for statement in indexes_sql() {
-                writeln!(out, "{statement};")?;
-            }
+        let indexes = match args.indexes {
+            Indexes::None => &[],
+            Indexes::SortKey => sort_key_indexes_sql(),
+            Indexes::All => indexes_sql(),
+        };
+        for statement in indexes {
+            writeln!(out, "{statement};")?;
         }
         writeln!(
             out,

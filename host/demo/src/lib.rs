@@ -48,5 +48,7 @@ mod visitors;
 
 pub use batch::{Batch, CHUNK_BYTES, Chunks};
 pub use jiff::civil::Date;
-pub use schema::{copy_events_sql, copy_page_contexts_sql, indexes_sql, schema_sql};
+pub use schema::{
+    copy_events_sql, copy_page_contexts_sql, indexes_sql, schema_sql, sort_key_indexes_sql,
+};
 pub use stream::{OptionsError, Stream, StreamOptions};
