@@ -36,6 +36,9 @@ pub struct Batches {
     /// gate step publishes this.
     #[serde(default)]
     pub more: bool,
+    /// Whether the playbook has processed nothing before, or starts anew: the pending batches are then all that counts.
+    #[serde(default)]
+    pub from_nothing: bool,
 }
 
 /// What is known about a table of ids. Its columns: those of the key, `since` (the time from which the id's events must
@@ -50,6 +53,10 @@ pub struct Ids {
     pub bounded: bool,
     /// Contexts that the key's expressions name.
     pub contexts: Vec<String>,
+    /// Whether these are all ids that there are, since nothing was processed before. Their events are then those of the
+    /// pending batches, and need not be looked up id by id.
+    #[serde(default)]
+    pub all: bool,
 }
 
 /// One column of a key.
@@ -74,7 +81,7 @@ impl Ids {
         self.key.iter().map(read).collect()
     }
 
-    /// Returns `FROM … WHERE …`: the events of the ids in the scratch table `alias`, as `e`, with the ids as `ids`.
+    /// Returns `FROM … WHERE …`: the events of the ids in the scratch table `alias`, as `e`.
     ///
     /// Only events of processed and of pending batches come, so that what is computed from them equals a rebuild over the
     /// batches in the manifest; a batch that is still being loaded waits for its own run. `e` also has `stepwell_key_1`, …
@@ -87,6 +94,17 @@ impl Ids {
         let source = run.source()?;
         let ids = run.scratch(alias);
         let rows = keyed_events(source, &self.expressions()?, &self.contexts, place)?;
+        let processed = is_processed(run, &run.scratch(&self.batches))?.indented(2);
+        if self.all {
+            let present = (0..self.key.len())
+                .map(|at| sql!("e.{key} IS NOT NULL", key = Ident(&key_alias(at))));
+            return Ok(sql!(
+                "FROM {rows} AS e\nWHERE {present}\n  AND {processed}",
+                rows = rows,
+                present = join(present, "\n  AND "),
+                processed = processed,
+            ));
+        }
         let mut on: Vec<Sql> = self
             .key
             .iter()
@@ -110,7 +128,7 @@ impl Ids {
                 ids = ids
             ));
         }
-        conditions.push(is_processed(run, &run.scratch(&self.batches))?.indented(2));
+        conditions.push(processed);
         Ok(sql!(
             "FROM {ids} AS ids\nJOIN {rows} AS e\n  ON {on}\nWHERE {conditions}",
             ids = ids,

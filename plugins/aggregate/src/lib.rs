@@ -419,6 +419,7 @@ mod tests {
             batches: "batches".into(),
             bounded: true,
             contexts: contexts.iter().map(|&name| name.into()).collect(),
+            all: false,
         };
         let columns: Vec<_> = [
             "event_id",

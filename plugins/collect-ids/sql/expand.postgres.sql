@@ -116,7 +116,7 @@ DROP TABLE IF EXISTS scratch.sessions__event_ids;
 --   reads scratch.sessions__ids, atomic.events, scratch.sessions__batches, derived.manifest
 --   writes scratch.sessions__event_ids
 CREATE UNLOGGED TABLE scratch.sessions__event_ids AS
-SELECT DISTINCT e.event_id, ids.session_id
+SELECT DISTINCT e.event_id, e.stepwell_key_1 AS session_id
 FROM scratch.sessions__ids AS ids
 JOIN (
   SELECT e.*, (etl_tstamp) AS stepwell_batch, (domain_sessionid) AS stepwell_key_1
@@ -135,4 +135,4 @@ WHERE e.collector_tstamp >= (SELECT min(since) FROM scratch.sessions__ids)
 --   writes scratch.sessions__event_ids
 ANALYZE scratch.sessions__event_ids;
 
--- about ids: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[]}
+-- about ids: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[],"all":false}

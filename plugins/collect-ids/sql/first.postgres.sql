@@ -1,17 +1,3 @@
--- question: columns of derived.sessions
-SELECT
-    a.attname::text AS name,
-    format_type(a.atttypid, a.atttypmod) AS type,
-    a.atttypid::int8 AS type_oid,
-    c.relkind::text AS kind
-FROM pg_catalog.pg_class AS c
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
-WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
-ORDER BY a.attnum;
--- $1: Param::Text("derived")
--- $2: Param::Text("sessions")
-
 -- question: indexes of atomic.events
 SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading
 FROM pg_catalog.pg_index AS i
@@ -53,4 +39,4 @@ SELECT coalesce(sum(events), 0)::bigint
 FROM scratch.sessions__ids
 WHERE session_id IS NULL;
 
--- about ids: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[]}
+-- about ids: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[],"all":true}

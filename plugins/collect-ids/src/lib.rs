@@ -56,10 +56,14 @@ pub struct With {
 pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     let source = run.source()?;
     let batches = run.scratch(with.batches.alias());
-    run.about::<Batches>(with.batches.alias())
+    let pending: Batches = run
+        .about(with.batches.alias())
         .map_err(|failure| failure.with_setting("/batches"))?;
     check_key(&with.key)?;
-    let since = derived_since(&with, ask)?;
+    let since = match pending.from_nothing {
+        true => None,
+        false => derived_since(&with, ask)?,
+    };
     let indexes = Indexes::read(ask.one(catalog::indexes(&source.events))?);
 
     let into = run.scratch(with.into.alias());
@@ -76,6 +80,7 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         batches: with.batches.alias().to_owned(),
         bounded: with.since.is_some(),
         contexts: with.contexts.clone(),
+        all: pending.from_nothing,
     };
     let touched = touched(run, &with, &batches)?;
     let select = with_since(&about, &touched, since.as_ref(), "touched");
@@ -96,7 +101,8 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         &reads,
     ));
     reads.push(run.manifest()?);
-    for expression in &with.expand_by {
+    // Where these are all ids that there are, none can be missing.
+    for expression in with.expand_by.iter().filter(|_| !about.all) {
         let expanded = expanded(run, &with, &about, expression)?;
         let select = with_since(&about, &expanded, since.as_ref(), "expanded");
         let insert = sql!("INSERT INTO {into}\n{select}", into = into, select = select);
@@ -299,14 +305,10 @@ fn events_without_key(ids: &Ids, into: &TableName) -> Statement {
 
 fn event_ids(run: &Run, with: &With, ids: &Ids) -> Result<Sql, Failure> {
     let source = run.source()?;
-    let keys = ids
-        .key
-        .iter()
-        .map(|column| sql!("ids.{name}", name = Ident(&column.name)));
     Ok(sql!(
         "SELECT DISTINCT e.{event_id}, {keys}\n{events}",
         event_id = Ident(event_id(source)?),
-        keys = join(keys, ", "),
+        keys = named_keys(with.key.names()),
         events = ids.events(run, with.into.alias(), false)?,
     ))
 }
@@ -361,6 +363,7 @@ mod tests {
             last: "a".into(),
             events_without_batch: 0,
             more: false,
+            from_nothing: derived.is_empty(),
         };
         Conversation::new(plan, with)
             .about("batches", &batches)

@@ -310,6 +310,7 @@ mod tests {
             batches: "batches".into(),
             bounded: true,
             contexts: vec![],
+            all: false,
         };
         let batches = Batches {
             batches: 1,
@@ -319,6 +320,7 @@ mod tests {
             last: "a".into(),
             events_without_batch: 0,
             more: false,
+            from_nothing: false,
         };
         Conversation::new(plan, &with)
             .about("ids", &ids)

@@ -85,4 +85,4 @@ FROM unnest(
 --   writes scratch.sessions__batches
 ANALYZE scratch.sessions__batches;
 
--- about batches: {"batches":1,"reopened":0,"events":700,"first":"2026-01-08 01:00:00","last":"2026-01-08 01:00:00","events_without_batch":0,"more":false}
+-- about batches: {"batches":1,"reopened":0,"events":700,"first":"2026-01-08 01:00:00","last":"2026-01-08 01:00:00","events_without_batch":0,"more":false,"from_nothing":true}

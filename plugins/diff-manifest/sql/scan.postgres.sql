@@ -96,5 +96,5 @@ FROM unnest(
 --   writes scratch.sessions__batches
 ANALYZE scratch.sessions__batches;
 
--- about batches: {"batches":1,"reopened":0,"events":700,"first":"2026-01-08 01:00:00","last":"2026-01-08 01:00:00","events_without_batch":0,"more":false}
+-- about batches: {"batches":1,"reopened":0,"events":700,"first":"2026-01-08 01:00:00","last":"2026-01-08 01:00:00","events_without_batch":0,"more":false,"from_nothing":false}
 -- note: no index on atomic.events begins with etl_tstamp: new batches are looked for in the events since 2026-01-01; CREATE INDEX ON atomic.events (etl_tstamp) would find them without reading events

@@ -119,5 +119,5 @@ FROM unnest(
 --   writes scratch.sessions__batches
 ANALYZE scratch.sessions__batches;
 
--- about batches: {"batches":2,"reopened":1,"events":705,"first":"2026-01-08 01:00:00","last":"a\"b\\","events_without_batch":3,"more":false}
+-- about batches: {"batches":2,"reopened":1,"events":705,"first":"2026-01-08 01:00:00","last":"a\"b\\","events_without_batch":3,"more":false,"from_nothing":false}
 -- note: 3 events have no etl_tstamp and belong to no batch; they are not processed

@@ -77,7 +77,8 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         false => State::read(ask.one(discovery.state())?),
     };
     let found = ask.one(discovery.pending(state.as_ref()))?;
-    let pending = Pending::read(found, discovery.batches_max as usize);
+    let mut pending = Pending::read(found, discovery.batches_max as usize);
+    pending.from_nothing = state.is_none();
     let notes = notes(&discovery, &pending, state.as_ref());
     let mut plan = match pending.batches.is_empty() {
         true => Plan::nothing_to_do("no new batches"),
@@ -121,6 +122,7 @@ struct Pending {
     events_before: Vec<Option<i64>>,
     events_without_batch: i64,
     more: bool,
+    from_nothing: bool,
 }
 
 impl Pending {
@@ -158,6 +160,7 @@ impl Pending {
             last: self.batches.last().cloned().unwrap_or_default(),
             events_without_batch: unsigned(self.events_without_batch),
             more: self.more,
+            from_nothing: self.from_nothing,
         }
     }
 }
