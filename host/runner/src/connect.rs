@@ -29,6 +29,9 @@ pub fn local_server(project_dir: &Path) -> LocalServer {
 ///
 /// [`Problem::Url`] if the url cannot be read, [`Problem::Local`] if the server cannot be started.
 pub async fn target(workflow: &Workflow, options: &RunOptions) -> Result<Target, RunError> {
+    if let Some(target) = &options.target {
+        return Ok(target.clone());
+    }
     match &workflow.warehouse.url {
         Some(url) => {
             Target::parse(url.expose()).map_err(|source| RunError::new(Problem::Url { source }))

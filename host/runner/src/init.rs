@@ -241,10 +241,14 @@ pub(crate) async fn missing(
 }
 
 /// Makes sure that the host's tables are there and of this build's version; on the private local server it makes them.
-pub(crate) async fn ensure(session: &Session, workflow: &Workflow) -> Result<(), RunError> {
+pub(crate) async fn ensure(
+    session: &Session,
+    workflow: &Workflow,
+    options: &RunOptions,
+) -> Result<(), RunError> {
     let missing = missing(session, workflow).await?;
     if let Some(table) = missing.into_iter().next() {
-        if workflow.warehouse.url.is_some() {
+        if workflow.warehouse.url.is_some() && options.target.is_none() {
             return Err(RunError::new(Problem::NotInitialised { table }));
         }
         init_on(session, workflow).await?;

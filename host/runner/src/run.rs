@@ -41,6 +41,8 @@ pub struct RunOptions {
     pub max_batches: Option<u32>,
     /// The folder whose `.stepwell` holds the private local server.
     pub project_dir: PathBuf,
+    /// Goes there rather than where the workflow says. Counts as private: missing tables of the host are made.
+    pub target: Option<Target>,
 }
 
 /// Runs a workflow until nothing is pending.
@@ -63,7 +65,7 @@ pub async fn run(
         connect::session(workflow, &target, "step"),
         components.load_all(workflow),
     )?;
-    init::ensure(&control, workflow).await?;
+    init::ensure(&control, workflow, options).await?;
     let as_of = options.as_of.unwrap_or_else(jiff::Timestamp::now);
     let run_id = uuid::Uuid::now_v7().to_string();
     let place = place();

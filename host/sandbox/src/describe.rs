@@ -219,7 +219,7 @@ fn check_contract(section: &[u8]) -> Result<(), DescribeError> {
 fn check_fields(description: &Description) -> Result<(), DescribeError> {
     const NAME_BYTES_MAX: usize = 63;
     const SUMMARY_BYTES_MAX: usize = 500;
-    const RELATIONS: [&str; 2] = ["events", "manifest"];
+    const RELATIONS: [&str; 3] = ["events", "manifest", "scratch"];
 
     let problem = |field, problem: &str| {
         Err(DescribeError::Field {
@@ -257,7 +257,10 @@ fn check_fields(description: &Description) -> Result<(), DescribeError> {
         ("writes", &description.writes),
     ] {
         if !names.iter().all(|name| RELATIONS.contains(&name.as_str())) {
-            return problem(field, "expected `events`, `manifest` or both");
+            return problem(
+                field,
+                "expected words of `events`, `manifest` and `scratch`",
+            );
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ use crate::words::quoted;
 use crate::workflow::{Context, Lookback, Source};
 
 /// Aliases that are not a workflow's to give.
-pub(super) const RESERVED_ALIASES: [&str; 2] = ["events", "manifest"];
+pub(super) const RESERVED_ALIASES: [&str; 3] = ["events", "manifest", "scratch"];
 
 pub(super) fn check(entry: &Entry, problems: &mut Problems) -> Option<Source> {
     let mut fields = Fields::of(entry, problems)?;

@@ -1,0 +1,181 @@
+//! Runs that meet, runs that die, and readers who watch.
+
+use stepwell_runner::{Failure, Problem};
+
+use crate::harness::{Db, stream, workflow};
+
+/// Two runs at once: one commits, the other says who is at work.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_lease_is_not_taken() {
+    let db = Db::with_tables().await;
+    for batch in stream(31).take(10) {
+        db.land(&batch).await;
+    }
+    let sessions = workflow("sessions.yaml");
+    let (first, second) = tokio::join!(db.run(&sessions), db.run(&sessions));
+    let (won, lost): (Vec<_>, Vec<_>) = [first, second].into_iter().partition(Result::is_ok);
+    // They may also have run one after the other.
+    for lost in &lost {
+        let error = lost.as_ref().unwrap_err();
+        assert_eq!(error.failure(), Failure::Lease, "{error}");
+        assert!(
+            matches!(*error.problem, Problem::LeaseHeld { .. }),
+            "{error}"
+        );
+    }
+    assert!(!won.is_empty());
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+}
+
+/// A lease whose holder is gone is taken over at once, and the journal says from whom.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_lease_is_taken_over() {
+    let db = Db::with_tables().await;
+    for batch in stream(33).take(5) {
+        db.land(&batch).await;
+    }
+    let sessions = workflow("sessions.yaml");
+    stepwell_runner::init(&sessions, &db.options(&Default::default()))
+        .await
+        .unwrap();
+    // A process that does not exist held it a moment ago.
+    db.sql("INSERT INTO stepwell.leases VALUES ('sessions', 41, 'dead-run', 'elsewhere', 2147483647, now(), now(), clock_timestamp())").await;
+    let report = db.run(&sessions).await.unwrap();
+    assert_eq!(report.batches, 5);
+    assert_eq!(
+        db.text("SELECT took_over FROM stepwell.runs").await,
+        "dead-run"
+    );
+    assert_eq!(db.number("SELECT token FROM stepwell.leases").await, 42);
+}
+
+/// A run whose lease went to another one cannot commit, wherever it had come to.
+///
+/// Method: a trigger on the scratch side is not possible (tables are made anew), so the token is moved on by a second
+/// session as soon as the run is journalled; the run's next transaction must find out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_without_its_lease_commits_nothing() {
+    let db = Db::with_tables().await;
+    for batch in stream(35).take(20) {
+        db.land(&batch).await;
+    }
+    let sessions = workflow("sessions.yaml");
+    stepwell_runner::init(&sessions, &db.options(&Default::default()))
+        .await
+        .unwrap();
+    db.sql("CREATE FUNCTION derived.steal() RETURNS event_trigger LANGUAGE plpgsql AS $$
+        BEGIN
+          -- What a takeover does, from inside the run: the holder's own transaction does not wait for itself.
+          IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() WHERE object_identity = 'scratch.sessions__sessions') THEN
+            UPDATE stepwell.leases SET token = token + 1, run_id = 'thief' WHERE playbook = 'sessions';
+          END IF;
+        END $$;
+        CREATE EVENT TRIGGER steal ON ddl_command_end WHEN TAG IN ('CREATE TABLE AS') EXECUTE FUNCTION derived.steal()").await;
+    let error = db.run(&sessions).await.unwrap_err();
+    assert!(
+        matches!(*error.problem, Problem::LeaseLost { .. }),
+        "{error}"
+    );
+    assert_eq!(db.number("SELECT count(*) FROM derived.manifest").await, 0);
+    assert_eq!(
+        db.number(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'derived' AND tablename = 'sessions'"
+        )
+        .await,
+        0
+    );
+    // The thief keeps its lease: the loser did not give it back.
+    assert_eq!(
+        db.number(
+            "SELECT count(*) FROM stepwell.leases WHERE run_id = 'thief' AND released_at IS NULL"
+        )
+        .await,
+        1
+    );
+}
+
+/// A reader sees the old rows or the new ones, never a gap.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_never_see_a_gap() {
+    let db = Db::with_tables().await;
+    let batches: Vec<_> = stream(37).collect();
+    for batch in &batches[..30] {
+        db.land(batch).await;
+    }
+    let sessions = workflow("sessions.yaml");
+    db.run(&sessions).await.unwrap();
+    let reader = Db {
+        target: db.target.clone(),
+        session: connect(&db).await,
+    };
+    let (done, mut finished) = tokio::sync::watch::channel(false);
+    let watching = async {
+        let mut least = i64::MAX;
+        let before = reader.number("SELECT count(*) FROM derived.sessions").await;
+        let mut looks = 0;
+        while !*finished.borrow_and_update() {
+            least = least.min(reader.number("SELECT count(*) FROM derived.sessions").await);
+            looks += 1;
+        }
+        assert!(looks > 5);
+        assert!(
+            least >= before,
+            "a reader saw {least} sessions where there were {before}"
+        );
+    };
+    let running = async {
+        for batch in &batches[30..] {
+            db.land(batch).await;
+            db.run(&sessions).await.unwrap();
+        }
+        done.send_replace(true);
+    };
+    tokio::join!(watching, running);
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+}
+
+/// A backend that is killed in the middle fails the run, leaves everything as it was, and the next run is right.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_backend_leaves_everything_as_it_was() {
+    let db = Db::with_tables().await;
+    for batch in stream(39).take(20) {
+        db.land(&batch).await;
+    }
+    let sessions = workflow("sessions.yaml");
+    stepwell_runner::init(&sessions, &db.options(&Default::default()))
+        .await
+        .unwrap();
+    db.sql(
+        "CREATE FUNCTION derived.die() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+        CREATE TRIGGER die AFTER INSERT ON derived.manifest EXECUTE FUNCTION derived.die()",
+    )
+    .await;
+    let error = db.run(&sessions).await.unwrap_err();
+    assert_eq!(error.failure(), Failure::Connection, "{error}");
+    assert_eq!(
+        error.step.as_ref().map(|step| step.id.as_str()),
+        Some("commit")
+    );
+    assert_eq!(db.number("SELECT count(*) FROM derived.manifest").await, 0);
+    assert_eq!(
+        db.number(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'derived' AND tablename = 'sessions'"
+        )
+        .await,
+        0
+    );
+    assert_eq!(db.text("SELECT state FROM stepwell.runs").await, "failed");
+    db.sql("DROP TRIGGER die ON derived.manifest").await;
+    db.run(&sessions).await.unwrap();
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+}
+
+async fn connect(db: &Db) -> stepwell_warehouse::Session {
+    stepwell_warehouse::Session::connect(&db.target, &Default::default())
+        .await
+        .expect("connect")
+}

@@ -1,0 +1,10 @@
+//! Whole runs against a real Postgres.
+//!
+//! [`harness`] starts one server for all tests, with a database for each; a module a promise.
+
+mod competition;
+mod harness;
+mod inputs;
+mod real;
+mod run;
+mod workflows;

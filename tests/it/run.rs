@@ -1,0 +1,328 @@
+//! Sequences of runs: derived tables equal a rebuild after each, and nothing new costs nothing.
+
+use stepwell_runner::{Outcome, RunOptions, StepState};
+
+use crate::harness::{Db, parse, read, stream, workflow};
+
+/// A first build, batches that follow, late events among them.
+///
+/// Goal: after every run each derived table equals a rebuild over the processed batches.
+/// Method: half of the stream lands at once; the rest in steps of one to three batches with a run after each.
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_in_steps_equal_one_rebuild() {
+    let db = Db::with_tables().await;
+    let batches: Vec<_> = stream(7).collect();
+    let (first, rest) = batches.split_at(batches.len() / 2);
+    for batch in first {
+        db.land(batch).await;
+    }
+    let (sessions, days) = (workflow("sessions.yaml"), workflow("visitor_days.yaml"));
+    db.run(&sessions).await.unwrap();
+    db.run(&days).await.unwrap();
+    let mut rest = rest.iter();
+    for size in [1, 2, 3].into_iter().cycle() {
+        let landing: Vec<_> = rest.by_ref().take(size).collect();
+        if landing.is_empty() {
+            break;
+        }
+        for batch in &landing {
+            db.land(batch).await;
+        }
+        let report = db.run(&sessions).await.unwrap();
+        assert_eq!(report.batches, landing.len() as u64);
+        db.run(&days).await.unwrap();
+    }
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+    db.assert_equals_rebuild("visitor_days.yaml", "derived.visitor_days")
+        .await;
+    let recorded = db
+        .number("SELECT sum(events) FROM derived.manifest WHERE playbook = 'sessions'")
+        .await;
+    assert_eq!(
+        recorded,
+        db.number("SELECT count(*) FROM atomic.events").await
+    );
+}
+
+/// Nothing new: no write to scratch or derived.
+///
+/// Goal: a run without pending batches leaves every table of both schemas as it was, on disk too.
+/// Method: the tables' files and transaction ids are compared before and after.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_new_writes_nothing() {
+    let db = Db::with_tables().await;
+    for batch in stream(1).take(8) {
+        db.land(&batch).await;
+    }
+    let sessions = workflow("sessions.yaml");
+    db.run(&sessions).await.unwrap();
+    let traces = "SELECT c.relname, c.relfilenode, c.xmin::text, pg_relation_size(c.oid), s.n_tup_ins, s.n_tup_del
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
+        WHERE n.nspname IN ('scratch', 'derived') AND c.relkind = 'r' ORDER BY 1";
+    db.sql("SELECT pg_stat_force_next_flush()").await;
+    let before = db.rows(traces).await;
+    let report = db.run(&sessions).await.unwrap();
+    assert_eq!(
+        report.outcome,
+        Outcome::NothingNew {
+            reason: "no new batches".into()
+        }
+    );
+    assert!(before.len() >= 5, "{before:?}");
+    assert_eq!(db.rows(traces).await, before);
+    assert_eq!(
+        db.text("SELECT state FROM stepwell.runs ORDER BY started_at DESC LIMIT 1")
+            .await,
+        "nothing-new"
+    );
+}
+
+/// A batch that grows after it was processed is opened again; one whose events come out of order is taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn grown_and_late_batches_are_taken() {
+    let db = Db::with_tables().await;
+    let batches: Vec<_> = stream(3).take(20).collect();
+    let late = &batches[12];
+    for batch in batches.iter().filter(|batch| batch.index() != late.index()) {
+        db.land(batch).await;
+    }
+    let sessions = workflow("sessions.yaml");
+    db.run(&sessions).await.unwrap();
+
+    db.land(late).await;
+    assert_eq!(db.run(&sessions).await.unwrap().batches, 1);
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+
+    // More rows of a batch that is done: events of a new session, and of one that was there.
+    db.sql(&format!(
+        "INSERT INTO atomic.events
+         SELECT (jsonb_populate_record(e, jsonb_build_object(
+             'event_id', md5(e.event_id)::uuid::text,
+             'domain_sessionid', CASE WHEN random() < 0.5 THEN 'new-session' ELSE e.domain_sessionid END))).*
+         FROM atomic.events AS e WHERE etl_tstamp = '{}' LIMIT 20",
+        late.etl_tstamp()
+    ))
+    .await;
+    let report = db.run(&sessions).await.unwrap();
+    assert_eq!(report.batches, 1);
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+    assert_eq!(db.run(&sessions).await.unwrap().batches, 0);
+}
+
+/// A backlog in slices gives what one run gives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_in_slices_equals_a_rebuild() {
+    let db = Db::with_tables().await;
+    for batch in stream(5) {
+        db.land(&batch).await;
+    }
+    let options = RunOptions {
+        max_batches: Some(7),
+        ..RunOptions::default()
+    };
+    let report = db
+        .run_with(&workflow("sessions.yaml"), &options)
+        .await
+        .unwrap();
+    let batches = db
+        .number("SELECT count(DISTINCT etl_tstamp) FROM atomic.events")
+        .await;
+    assert_eq!(
+        (report.passes, i64::try_from(report.batches)),
+        (6, Ok(batches))
+    );
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+}
+
+/// Without an index on the batch column the lookback is read, and an index is recommended.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_indexes_the_rows_are_the_same() {
+    let db = Db::empty().await;
+    for sql in stepwell_demo::schema_sql() {
+        db.sql(&sql).await;
+    }
+    let batches: Vec<_> = stream(9).collect();
+    let (first, rest) = batches.split_at(30);
+    for batch in first {
+        db.land(batch).await;
+    }
+    let sessions = workflow("sessions.yaml");
+    db.run(&sessions).await.unwrap();
+    for batch in rest {
+        db.land(batch).await;
+    }
+    let report = db.run(&sessions).await.unwrap();
+    assert_eq!(report.batches, 10);
+    let notes: Vec<_> = report.steps.iter().flat_map(|step| &step.notes).collect();
+    assert!(
+        notes
+            .iter()
+            .any(|note| note.contains("CREATE INDEX ON atomic.events (etl_tstamp)")),
+        "{notes:?}"
+    );
+    assert!(
+        notes
+            .iter()
+            .any(|note| note.contains("CREATE INDEX ON atomic.events (domain_sessionid)")),
+        "{notes:?}"
+    );
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+}
+
+/// Events that belong to no key or to no batch are counted, not passed over in silence.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_without_key_or_batch_are_reported() {
+    let db = Db::with_tables().await;
+    for batch in stream(11).take(10) {
+        db.land(&batch).await;
+    }
+    db.sql("INSERT INTO atomic.events (etl_tstamp, collector_tstamp, event_id, v_collector, v_etl, domain_sessionid)
+        SELECT NULL, max(collector_tstamp), 'a', '', '', 's' FROM atomic.events").await;
+    let sessions = workflow("sessions.yaml");
+    let report = db.run(&sessions).await.unwrap();
+    let ids = report
+        .steps
+        .iter()
+        .find(|step| step.id == "session-ids")
+        .unwrap();
+    let expected = db.number("SELECT count(*) FROM atomic.events WHERE domain_sessionid IS NULL AND etl_tstamp IS NOT NULL").await;
+    assert!(expected > 0);
+    assert_eq!(ids.measures["events-without-key"], expected);
+    let gate = report
+        .steps
+        .iter()
+        .find(|step| step.id == "new-batches")
+        .unwrap();
+    assert!(
+        gate.notes
+            .iter()
+            .any(|note| note.starts_with("1 events have no etl_tstamp")),
+        "{:?}",
+        gate.notes
+    );
+    // And also where nothing is pending.
+    let (_stopper, stop) = stepwell_runner::stop();
+    let plan = stepwell_runner::plan(
+        &sessions,
+        &crate::harness::components(),
+        &db.options(&RunOptions::default()),
+        stop,
+    )
+    .await
+    .unwrap();
+    assert_eq!(plan.nothing_new.as_deref(), Some("no new batches"));
+    assert!(plan.steps[0].notes[0].starts_with("1 events have no etl_tstamp"));
+}
+
+/// A full refresh replaces everything, readers' old rows included, and takes other columns where that is allowed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_refresh_starts_from_nothing() {
+    let db = Db::with_tables().await;
+    for batch in stream(13).take(12) {
+        db.land(&batch).await;
+    }
+    db.run(&workflow("visitor_days.yaml")).await.unwrap();
+    db.sql("UPDATE derived.visitor_days SET events = -1; GRANT SELECT ON derived.visitor_days TO PUBLIC").await;
+    let text = read("visitor_days.yaml")
+        .replace("      manifest: batches\n", "      manifest: batches\n      on-schema-change: rebuild\n")
+        .replace("        events: count(*)\n", "        events: count(*)\n        pings: count(*) FILTER (WHERE event_name = 'page_ping')\n");
+    let changed = parse(&text);
+    let refresh = RunOptions {
+        full_refresh: true,
+        ..RunOptions::default()
+    };
+    db.run_with(&changed, &refresh).await.unwrap();
+    assert_eq!(
+        db.number("SELECT count(*) FROM derived.visitor_days WHERE events < 0 OR pings IS NULL")
+            .await,
+        0
+    );
+    assert_eq!(db.number("SELECT count(*) FROM information_schema.role_table_grants WHERE table_name = 'visitor_days' AND grantee = 'PUBLIC'").await, 1);
+}
+
+/// A plan shows every step's statements and writes nothing, not even the journal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_never_writes() {
+    let db = Db::with_tables().await;
+    for batch in stream(15).take(12) {
+        db.land(&batch).await;
+    }
+    let sessions = workflow("sessions.yaml");
+    stepwell_runner::init(&sessions, &db.options(&RunOptions::default()))
+        .await
+        .unwrap();
+    let traces = "SELECT c.oid, c.relname, c.relfilenode, pg_relation_size(c.oid) FROM pg_class AS c
+        JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname IN ('scratch', 'derived', 'stepwell') ORDER BY 1";
+    let before = db.rows(traces).await;
+    let (_stopper, stop) = stepwell_runner::stop();
+    let plan = stepwell_runner::plan(
+        &sessions,
+        &crate::harness::components(),
+        &db.options(&RunOptions::default()),
+        stop,
+    )
+    .await
+    .unwrap();
+    assert_eq!(plan.pending["batches"], 12);
+    let steps: Vec<_> = plan
+        .steps
+        .iter()
+        .map(|step| (step.id.as_str(), step.statements.len()))
+        .collect();
+    assert_eq!(steps.len(), 6);
+    assert!(steps.contains(&("commit", 5)), "{steps:?}");
+    assert_eq!(db.rows(traces).await, before);
+}
+
+/// The journal keeps what each step did, with the plugin that did it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_journal_says_what_each_step_did() {
+    let db = Db::with_tables().await;
+    for batch in stream(17).take(6) {
+        db.land(&batch).await;
+    }
+    let report = db.run(&workflow("sessions.yaml")).await.unwrap();
+    assert!(
+        report
+            .steps
+            .iter()
+            .all(|step| step.state == StepState::Done)
+    );
+    let run = db
+        .rows("SELECT run_id, state, passes, batches, events, error FROM stepwell.runs")
+        .await;
+    let events = db
+        .number("SELECT count(*) FROM atomic.events")
+        .await
+        .to_string();
+    assert_eq!(
+        run,
+        [[
+            Some(report.run_id.clone()),
+            Some("done".into()),
+            Some("1".into()),
+            Some("6".into()),
+            Some(events),
+            None
+        ]]
+    );
+    let steps = db.rows("SELECT step_id, uses, plugin_digest, rows_written, jsonb_array_length(statements) FROM stepwell.steps WHERE run_id IN (SELECT run_id FROM stepwell.runs)").await;
+    assert_eq!(steps.len(), 6);
+    let aggregate = steps
+        .iter()
+        .find(|row| row[1].as_deref() == Some("aggregate"))
+        .unwrap();
+    assert!(aggregate[2].as_deref().unwrap().starts_with("sha256:"));
+    assert_ne!(aggregate[3].as_deref(), Some("0"));
+    assert_eq!(
+        db.number("SELECT count(*) FROM stepwell.leases WHERE released_at IS NULL")
+            .await,
+        0
+    );
+}
