@@ -37,7 +37,7 @@ pub async fn plan(
     if let Some(table) = init::missing(&session, workflow).await?.into_iter().next() {
         return Err(RunError::new(Problem::NotInitialised { table }));
     }
-    let as_of = options.as_of.unwrap_or_else(jiff::Timestamp::now);
+    let as_of = options.point_in_time();
     let steps = Steps::new(
         workflow,
         components,

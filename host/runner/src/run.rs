@@ -45,6 +45,14 @@ pub struct RunOptions {
     pub target: Option<Target>,
 }
 
+impl RunOptions {
+    /// Returns `as_of`, or now: the one place where a run reads the clock.
+    #[expect(clippy::disallowed_methods, reason = "this is the runner, and the clock is read once")]
+    pub(crate) fn point_in_time(&self) -> jiff::Timestamp {
+        self.as_of.unwrap_or_else(jiff::Timestamp::now)
+    }
+}
+
 /// Runs a workflow until nothing is pending.
 ///
 /// # Errors
@@ -66,7 +74,7 @@ pub async fn run(
         components.load_all(workflow),
     )?;
     init::ensure(&control, workflow, options).await?;
-    let as_of = options.as_of.unwrap_or_else(jiff::Timestamp::now);
+    let as_of = options.point_in_time();
     let run_id = uuid::Uuid::now_v7().to_string();
     let place = place();
     let applicant = Applicant {
