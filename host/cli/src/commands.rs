@@ -1,0 +1,117 @@
+//! The subcommands, one module each, and what they share.
+
+pub(crate) mod check;
+pub(crate) mod completions;
+pub(crate) mod demo;
+pub(crate) mod init;
+pub(crate) mod local;
+pub(crate) mod manifest;
+pub(crate) mod plan;
+pub(crate) mod run;
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use stepwell_runner::{Components, RunOptions};
+use stepwell_workflow::Workflow;
+
+use crate::cli::{Command, Global};
+use crate::exit;
+use crate::failed::Failed;
+use crate::files::{self, Vars};
+use crate::output::Output;
+use crate::project;
+
+/// The exit code, or why there is none yet.
+pub(crate) type Outcome = Result<u8, Failed>;
+
+/// What every command gets.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub output: Output,
+    /// The folder whose `.stepwell/` holds the private server.
+    pub project: PathBuf,
+}
+
+impl Context {
+    pub(crate) fn new(global: &Global, output: &Output) -> Result<Self, Failed> {
+        let current = std::env::current_dir().context("could not find the current directory")?;
+        Ok(Self {
+            output: output.clone(),
+            project: project::directory(global.project.as_deref(), &current),
+        })
+    }
+
+    /// The step components, with the user's cache for compiled code.
+    pub(crate) fn components(&self) -> Components {
+        let cache = project::cache_directory(&|name| std::env::var_os(name).map(PathBuf::from));
+        Components::new(stepwell_builtin::STEPS, cache)
+    }
+
+    pub(crate) fn run_options(&self) -> RunOptions {
+        RunOptions {
+            project_dir: self.project.clone(),
+            ..RunOptions::default()
+        }
+    }
+}
+
+/// Does what the command line says.
+pub(crate) fn dispatch(command: Command, context: &Context) -> Outcome {
+    match command {
+        Command::Run(args) => run::execute(&args, context),
+        Command::Plan(args) => plan::execute(&args, context),
+        Command::Check(args) => check::execute(&args, context),
+        Command::Init(args) => init::execute(&args, context),
+        Command::Manifest(args) => manifest::execute(&args, context),
+        Command::Local(args) => local::execute(&args, context),
+        Command::Demo(args) => demo::execute(&args, context),
+        Command::Completions(args) => completions::execute(&args, context),
+    }
+}
+
+/// Runs what needs the warehouse. Commands that do not need it do not pay for a runtime.
+fn block_on<T>(work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("could not start the runtime")?;
+    let outcome = runtime.block_on(work);
+    // A thread that still waits, for a server to start say, does not keep us.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Reads the one file of a command, with its problems told.
+fn read_one(
+    path: &Path,
+    vars: &Vars,
+    context: &Context,
+) -> Result<(Option<Workflow>, Components), Failed> {
+    let mut components = context.components();
+    let mut files = files::read(&[path.to_owned()], vars, &mut components);
+    files::tell(&files, &context.output);
+    let workflow = files.pop().and_then(|read| read.workflow);
+    Ok((workflow, components))
+}
+
+/// The code of the first that did not end well.
+fn first_failure(codes: impl IntoIterator<Item = u8>) -> u8 {
+    let mut codes = codes.into_iter();
+    codes
+        .find(|code| *code != exit::SUCCESS)
+        .unwrap_or(exit::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failure_counts() {
+        assert_eq!(first_failure([]), exit::SUCCESS);
+        assert_eq!(first_failure([0, 0]), exit::SUCCESS);
+        assert_eq!(first_failure([0, exit::LEASE, exit::STEP]), exit::LEASE);
+    }
+}

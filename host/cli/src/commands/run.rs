@@ -1,0 +1,241 @@
+//! `stepwell run`: keeps playbooks up to date.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use futures_util::future::join_all;
+use jiff::civil::DateTime;
+use jiff::{Timestamp, tz::TimeZone};
+use stepwell_runner::{Components, RunError, RunOptions, RunReport, Stop};
+use stepwell_workflow::Workflow;
+
+use super::{Context, Outcome, block_on, first_failure};
+use crate::exit;
+use crate::files::{self, Read, Vars};
+use crate::output::Output;
+use crate::progress::Progress;
+use crate::render::json::Element;
+use crate::render::message::Message;
+use crate::render::{failure, report};
+use crate::signals;
+
+/// Process the batches that are new, and nothing if there are none
+///
+/// Looks for batches of the workflow's source that its playbook has not processed, or that have
+/// changed since, computes the rows of the keys that they touch, and replaces them in one
+/// transaction. A run that is stopped or fails leaves the derived tables as they were; run it again.
+///
+/// All files are checked before any of them runs. Several files run side by side.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  stepwell run workflows/sessions.yaml
+  stepwell run workflows/*.yaml --json > runs.json
+  stepwell run workflows/sessions.yaml --full-refresh
+  stepwell run workflows/sessions.yaml --as-of 2026-01-31T06:00:00Z --var country=de
+
+`stepwell --help` lists the exit codes.")]
+pub(crate) struct RunArgs {
+    /// Workflow files, each of a playbook of its own
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    shared: RunFlags,
+    /// Most batches that are committed at once; a longer backlog takes several slices
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_batches: Option<u32>,
+    /// Run the files one after the other; the first failure ends it
+    #[arg(long)]
+    in_order: bool,
+    /// Print the reports as one JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+/// Flags that decide what a run would do.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RunFlags {
+    /// Compute everything again and replace the derived tables whole
+    #[arg(long)]
+    full_refresh: bool,
+    /// The run's point in time, instead of now: `2026-01-31T06:00:00Z`, or without a zone in UTC
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    as_of: Option<Timestamp>,
+    #[command(flatten)]
+    pub vars: Vars,
+}
+
+impl RunFlags {
+    pub(crate) fn options(&self, context: &Context) -> RunOptions {
+        RunOptions {
+            as_of: self.as_of,
+            full_refresh: self.full_refresh,
+            ..context.run_options()
+        }
+    }
+}
+
+/// What became of a workflow; none if it was not begun.
+type Ended = Option<Result<RunReport, RunError>>;
+
+pub(crate) fn execute(args: &RunArgs, context: &Context) -> Outcome {
+    let output = &context.output;
+    let mut components = context.components();
+    let files = files::read(&args.files, &args.shared.vars, &mut components);
+    files::tell(&files, output);
+    let workflows = match files::workflows(files) {
+        Ok(workflows) => workflows,
+        Err(files) => return refuse::<RunReport>(&files, args.json, output),
+    };
+    files::refuse_duplicates(&workflows)?;
+    let options = RunOptions {
+        max_batches: args.max_batches,
+        ..args.shared.options(context)
+    };
+    let ended = block_on(async {
+        let runs = Runs {
+            components: &components,
+            options: &options,
+            progress: Progress::new(output, workflows.iter().map(|w| w.playbook.as_str())),
+            stop: signals::listen(output)?,
+        };
+        Ok(match args.in_order {
+            true => runs.in_order(&workflows).await,
+            false => runs.side_by_side(&workflows).await,
+        })
+    })?;
+    output.finish();
+    tell(&workflows, ended, args.json, output)
+}
+
+/// What the runs of one command share.
+pub(super) struct Runs<'a> {
+    pub components: &'a Components,
+    pub options: &'a RunOptions,
+    pub progress: Progress,
+    pub stop: Stop,
+}
+
+impl Runs<'_> {
+    pub(super) async fn one(&self, workflow: &Workflow) -> Result<RunReport, RunError> {
+        let stop = self.stop.clone();
+        let (components, options) = (self.components, self.options);
+        let run = stepwell_runner::run(workflow, components, options, &self.progress, stop);
+        let ended = run.await;
+        self.progress.over(workflow.playbook.as_str());
+        ended
+    }
+
+    async fn side_by_side(&self, workflows: &[Workflow]) -> Vec<Ended> {
+        let runs = workflows.iter().map(|workflow| self.one(workflow));
+        join_all(runs).await.into_iter().map(Some).collect()
+    }
+
+    async fn in_order(&self, workflows: &[Workflow]) -> Vec<Ended> {
+        let mut all: Vec<Ended> = Vec::new();
+        for workflow in workflows {
+            let failed = matches!(all.last(), Some(None | Some(Err(_))));
+            all.push(match failed {
+                true => None,
+                false => Some(self.one(workflow).await),
+            });
+        }
+        all
+    }
+}
+
+/// Says what became of each workflow: errors and warnings to stderr, reports to stdout.
+fn tell(workflows: &[Workflow], ended: Vec<Ended>, json: bool, output: &Output) -> Outcome {
+    let mut summaries = Vec::new();
+    let mut elements = Vec::new();
+    let mut codes = Vec::new();
+    let mut told = false;
+    let mut say = |message: Message<'_>| {
+        // An empty line between messages.
+        let between = if std::mem::replace(&mut told, true) {
+            "\n"
+        } else {
+            ""
+        };
+        output.say(&format!("{between}{}", message.render(&output.renderer())));
+    };
+    for (workflow, ended) in workflows.iter().zip(ended) {
+        match ended {
+            Some(Ok(report)) => {
+                if let Some((headline, details)) = report::warning(&report) {
+                    let message = Message::warning(headline);
+                    let remark =
+                        |message: Message<'static>, detail| message.remark("detail", detail);
+                    say(details.into_iter().fold(message, remark));
+                }
+                summaries.push(report::summary(&report, output.heading()));
+                elements.push(Element::report(workflow, report));
+                codes.push(exit::SUCCESS);
+            }
+            Some(Err(error)) => {
+                let code = exit::of_run(&error);
+                say(failure::message(workflow, &error));
+                elements.push(Element::error(workflow, &error, code));
+                codes.push(code);
+            }
+            None => {
+                let path = workflow.source_file.path.display();
+                say(Message::warning(format!("{path} was not run")));
+                elements.push(Element::not_run(
+                    workflow,
+                    first_failure(codes.iter().copied()),
+                ));
+            }
+        }
+    }
+    if json {
+        output.json(&elements)?;
+    } else if !summaries.is_empty() {
+        output.result(&summaries.join("\n"))?;
+    }
+    Ok(first_failure(codes))
+}
+
+/// Ends a command of which a file has problems, which are told already.
+pub(super) fn refuse<R: serde::Serialize>(files: &[Read], json: bool, output: &Output) -> Outcome {
+    if json {
+        let elements = files.iter().map(|read| {
+            let code = match read.workflow {
+                Some(_) => exit::SUCCESS,
+                None => exit::WORKFLOW,
+            };
+            Element::<R>::problems(&read.file, &read.problems, code)
+        });
+        output.json(&elements.collect::<Vec<_>>())?;
+    }
+    Ok(exit::WORKFLOW)
+}
+
+fn parse_time(text: &str) -> Result<Timestamp, String> {
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time);
+    }
+    let civil = text.parse::<DateTime>().ok();
+    let zoned = civil.and_then(|civil| civil.to_zoned(TimeZone::UTC).ok());
+    let time = zoned.map(|zoned| zoned.timestamp());
+    time.ok_or_else(|| "expected a time as 2026-01-31T06:00:00Z, or a date".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_in_utc_unless_they_have_a_zone() {
+        for (text, time) in [
+            ("2026-01-31T06:00:00Z", "2026-01-31T06:00:00Z"),
+            ("2026-01-31T06:00:00+02:00", "2026-01-31T04:00:00Z"),
+            ("2026-01-31 06:00:00", "2026-01-31T06:00:00Z"),
+            ("2026-01-31", "2026-01-31T00:00:00Z"),
+        ] {
+            assert_eq!(parse_time(text).map(|t| t.to_string()), Ok(time.to_owned()));
+        }
+        assert!(parse_time("yesterday").is_err());
+        assert!(parse_time("2026-02-30").is_err());
+    }
+}

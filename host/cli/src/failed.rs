@@ -1,0 +1,88 @@
+//! Why a command did not do what it was asked.
+
+use stepwell_runner::RunError;
+use stepwell_warehouse::WarehouseError;
+use stepwell_warehouse::local::LocalError;
+use stepwell_workflow::Workflow;
+
+use crate::exit;
+use crate::output::Output;
+use crate::render::failure;
+use crate::render::message::Message;
+
+/// Why a command ends without success, where the words are still to be told.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// The command line contradicts itself in a way that clap does not see.
+    Usage { message: String, help: String },
+    /// The private server cannot be had.
+    Local(LocalError),
+    /// Work on a workflow failed.
+    Run {
+        workflow: Box<Workflow>,
+        error: Box<RunError>,
+    },
+    /// The warehouse refused something that belongs to no workflow.
+    Warehouse {
+        /// What was tried: `create the database`.
+        doing: String,
+        error: Box<WarehouseError>,
+    },
+    /// Stopped by this signal, between two pieces of work.
+    Stopped(&'static str),
+    /// Everything else.
+    Other(anyhow::Error),
+}
+
+impl Failed {
+    pub(crate) fn run(workflow: &Workflow) -> impl FnOnce(RunError) -> Self {
+        |error| Self::Run {
+            workflow: Box::new(workflow.clone()),
+            error: Box::new(error),
+        }
+    }
+
+    pub(crate) fn warehouse(doing: impl Into<String>) -> impl FnOnce(WarehouseError) -> Self {
+        let doing = doing.into();
+        |error| Self::Warehouse {
+            doing,
+            error: Box::new(error),
+        }
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage { .. } => exit::USAGE,
+            Self::Local(error) => exit::of_local(error),
+            Self::Run { error, .. } => exit::of_run(error),
+            Self::Warehouse { .. } => exit::WAREHOUSE,
+            Self::Stopped(signal) => exit::of_signal(signal),
+            Self::Other(_) => exit::INTERNAL,
+        }
+    }
+
+    /// Returns what the user reads.
+    pub(crate) fn render(&self, output: &Output) -> String {
+        let message = match self {
+            Self::Usage { message, help } => Message::error(message).remark("help", help),
+            Self::Local(error) => failure::local(error),
+            Self::Run { workflow, error } => failure::message(workflow, error),
+            Self::Warehouse { doing, error } => failure::warehouse(doing, error),
+            Self::Stopped(signal) => Message::error(format!("stopped by {signal}")),
+            Self::Other(error) => failure::other(error),
+        };
+        message.render(&output.renderer())
+    }
+}
+
+impl From<LocalError> for Failed {
+    fn from(error: LocalError) -> Self {
+        Self::Local(error)
+    }
+}
+
+impl From<anyhow::Error> for Failed {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}

@@ -1,0 +1,194 @@
+//! From the files on the command line to checked workflows: all of them, or every problem of each.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use stepwell_runner::Components;
+use stepwell_workflow::{FILE_BYTES_MAX, Inputs, Problem, SourceFile, Workflow};
+
+use crate::failed::Failed;
+use crate::output::Output;
+use crate::render::problems;
+
+/// Variables of workflow files, as flags.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Vars {
+    /// Gives a variable of the workflow file, `${var:NAME}`, its value; may be repeated
+    #[arg(long = "var", value_name = "NAME=VALUE", value_parser = parse_var)]
+    pub given: Vec<(String, String)>,
+}
+
+/// The outcome for one file.
+pub(crate) struct Read {
+    pub file: SourceFile,
+    pub problems: Vec<Problem>,
+    /// None if a problem keeps it from running.
+    pub workflow: Option<Workflow>,
+}
+
+/// Reads and checks all files, in their order. With several files, a variable goes to those that
+/// mention it.
+pub(crate) fn read(paths: &[PathBuf], vars: &Vars, components: &mut Components) -> Vec<Read> {
+    let shares = shares(paths, vars);
+    let env = |name: &str| std::env::var(name).ok();
+    paths
+        .iter()
+        .zip(shares)
+        .map(|(path, vars)| {
+            let inputs = Inputs { vars, env: &env };
+            match Workflow::read(path, &inputs, components) {
+                Ok((workflow, problems)) => Read {
+                    file: workflow.source_file.clone(),
+                    problems,
+                    workflow: Some(workflow),
+                },
+                Err((file, problems)) => Read {
+                    file,
+                    problems,
+                    workflow: None,
+                },
+            }
+        })
+        .collect()
+}
+
+/// Writes all problems to stderr, in the order of the files.
+pub(crate) fn tell(files: &[Read], output: &Output) {
+    for read in files.iter().filter(|read| !read.problems.is_empty()) {
+        output.say(&problems::render(
+            &read.file,
+            &read.problems,
+            &output.renderer(),
+        ));
+    }
+}
+
+/// Returns the workflows if every file is one.
+pub(crate) fn workflows(files: Vec<Read>) -> Result<Vec<Workflow>, Vec<Read>> {
+    match files.iter().all(|read| read.workflow.is_some()) {
+        true => Ok(files.into_iter().filter_map(|read| read.workflow).collect()),
+        false => Err(files),
+    }
+}
+
+/// Refuses two files of one playbook: they would wait for each other's lease, and the second one
+/// would find nothing to do.
+pub(crate) fn refuse_duplicates(workflows: &[Workflow]) -> Result<(), Failed> {
+    let mut seen: BTreeMap<&str, &Path> = BTreeMap::new();
+    for workflow in workflows {
+        let path = &workflow.source_file.path;
+        if let Some(first) = seen.insert(workflow.playbook.as_str(), path) {
+            return Err(Failed::Usage {
+                message: format!(
+                    "files {} and {} are both of playbook \"{}\"",
+                    first.display(),
+                    path.display(),
+                    workflow.playbook
+                ),
+                help: "give each file a playbook of its own, or run one of them".into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The variables of each file. A file refuses what it does not use, so a variable that several files
+/// share can only go to those that mention it; one that no file mentions goes to all, which say so.
+fn shares(paths: &[PathBuf], vars: &Vars) -> Vec<BTreeMap<String, String>> {
+    let all: BTreeMap<String, String> = vars.given.iter().cloned().collect();
+    if paths.len() < 2 || all.is_empty() {
+        return vec![all; paths.len()];
+    }
+    let texts: Vec<String> = paths.iter().map(|path| text(path)).collect();
+    let mentions = |text: &String, name: &str| {
+        [format!("${{var:{name}}}"), format!("${{var:{name}:")]
+            .iter()
+            .any(|mention| text.contains(mention))
+    };
+    texts
+        .iter()
+        .map(|own| {
+            let goes =
+                |name: &str| mentions(own, name) || !texts.iter().any(|text| mentions(text, name));
+            let given = all.iter().filter(|(name, _)| goes(name));
+            given.map(|(k, v)| (k.clone(), v.clone())).collect()
+        })
+        .collect()
+}
+
+/// The text of a file; empty if it cannot be read, which the reading proper reports.
+fn text(path: &Path) -> String {
+    let mut bytes = Vec::new();
+    if let Ok(file) = std::fs::File::open(path) {
+        let _ = file.take(FILE_BYTES_MAX).read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn parse_var(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workflow(path: &str, playbook: &str) -> Workflow {
+        let text = format!(
+            "stepwell: 1\nplaybook: {playbook}\nsteps: [{{ id: truncate, uses: truncate-scratch }}]\n"
+        );
+        let inputs = Inputs {
+            vars: BTreeMap::new(),
+            env: &|_| None,
+        };
+        let mut kinds = Components::new(stepwell_builtin::STEPS, None);
+        let read = Workflow::parse(Path::new(path), &text, &inputs, &mut kinds);
+        read.expect("a workflow").0
+    }
+
+    #[test]
+    fn one_playbook_runs_once() {
+        let [a, b, c] = [("a.yml", "x"), ("b.yml", "y"), ("c.yml", "x")]
+            .map(|(path, playbook)| workflow(path, playbook));
+        assert!(refuse_duplicates(&[a.clone(), b.clone()]).is_ok());
+        let Err(Failed::Usage { message, .. }) = refuse_duplicates(&[a, b, c]) else {
+            panic!("two files of playbook x")
+        };
+        assert_eq!(message, "files a.yml and c.yml are both of playbook \"x\"");
+    }
+
+    #[test]
+    fn a_variable_goes_to_the_files_that_mention_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let paths: Vec<PathBuf> = ["a.yml", "b.yml"]
+            .map(|name| folder.path().join(name))
+            .into();
+        std::fs::write(&paths[0], "a: ${var:one}\n").expect("written");
+        std::fs::write(&paths[1], "a: ${var:two:-x}\n").expect("written");
+        let given = ["one=1", "two=2", "three=3"].map(|pair| parse_var(pair).expect("a pair"));
+        let vars = Vars {
+            given: given.into(),
+        };
+        let names =
+            |shares: &BTreeMap<String, String>| -> Vec<String> { shares.keys().cloned().collect() };
+        let found = shares(&paths, &vars);
+        assert_eq!(names(&found[0]), ["one", "three"]);
+        assert_eq!(names(&found[1]), ["three", "two"]);
+        assert_eq!(
+            names(&shares(&paths[..1], &vars)[0]),
+            ["one", "three", "two"]
+        );
+    }
+
+    #[test]
+    fn a_variable_has_a_name_and_a_value() {
+        assert_eq!(parse_var("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(parse_var("a="), Ok(("a".into(), String::new())));
+        assert!(parse_var("=b").is_err() && parse_var("a").is_err());
+    }
+}

@@ -1,0 +1,189 @@
+//! Runs as they go on: a line for what is done, and on a terminal a line that changes for what each
+//! playbook does now.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use stepwell_runner::{Event, Observer};
+
+use crate::output::{Output, ProgressForm};
+use crate::render::words::{clean, count, duration};
+
+const TICK: Duration = Duration::from_millis(100);
+
+/// Shows runs.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    output: Output,
+    bars: BTreeMap<String, Bar>,
+}
+
+/// What a playbook does now.
+#[derive(Debug)]
+struct Bar {
+    bar: ProgressBar,
+    /// Steps that run, with what each does.
+    running: Mutex<BTreeMap<String, String>>,
+}
+
+impl Progress {
+    /// Returns the display for runs of these playbooks; events of others only get lines.
+    pub(crate) fn new<'a>(output: &Output, playbooks: impl IntoIterator<Item = &'a str>) -> Self {
+        let shown = output.progress() == ProgressForm::Bars;
+        let bars = playbooks.into_iter().filter(|_| shown).map(|playbook| {
+            let bar = Bar {
+                bar: spinner(output, playbook),
+                running: Mutex::default(),
+            };
+            (playbook.to_owned(), bar)
+        });
+        Self {
+            output: output.clone(),
+            bars: bars.collect(),
+        }
+    }
+
+    pub(crate) fn output(&self) -> &Output {
+        &self.output
+    }
+
+    /// Takes away the line of a playbook whose run is over.
+    pub(crate) fn over(&self, playbook: &str) {
+        if let Some(bar) = self.bars.get(playbook) {
+            bar.bar.finish_and_clear();
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn event(&self, playbook: &str, event: &Event<'_>) {
+        if let Some(bar) = self.bars.get(playbook) {
+            bar.event(event);
+        }
+        if let Some(line) = line(playbook, event) {
+            self.output.progress_line(&line);
+        }
+    }
+}
+
+impl Bar {
+    fn event(&self, event: &Event<'_>) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::StepStarted { step } => {
+                running.insert((*step).to_owned(), "planning".to_owned());
+            }
+            Event::StatementStarted {
+                step,
+                label,
+                number,
+                count,
+            } => {
+                let words = format!("{} ({number}/{count})", clean(label));
+                running.insert((*step).to_owned(), words);
+            }
+            Event::StepDone { step, .. } | Event::StepFailed { step, .. } => {
+                running.remove(*step);
+            }
+            _ => return,
+        }
+        let words: Vec<String> = running
+            .iter()
+            .map(|(step, doing)| format!("{step}: {doing}"))
+            .collect();
+        self.bar.set_message(words.join("; ").replace('\n', " "));
+    }
+}
+
+/// A line that turns until it is cleared; hidden without a terminal.
+pub(crate) fn spinner(output: &Output, prefix: &str) -> ProgressBar {
+    let bar = output.bars().add(ProgressBar::new_spinner());
+    // The template is ours; if it could not be read, the default one would do.
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}  {wide_msg} {elapsed:>4}") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(prefix.to_owned());
+    if output.progress() == ProgressForm::Bars {
+        bar.enable_steady_tick(TICK);
+    }
+    bar
+}
+
+/// The line for an event, if it is worth one. Notes are in the summary.
+fn line(playbook: &str, event: &Event<'_>) -> Option<String> {
+    let words = match event {
+        Event::TookOver { run_id } => format!("took over from run {run_id}, which died"),
+        Event::PassStarted {
+            pass,
+            batches: Some(batches),
+            events,
+        } => {
+            let slice = match pass {
+                1 => String::new(),
+                n => format!("slice {n}: "),
+            };
+            let events = events.map_or(String::new(), |events| {
+                format!(" with {}", count(events, "event", "events"))
+            });
+            format!(
+                "{slice}{} pending{events}",
+                count(*batches, "batch", "batches")
+            )
+        }
+        Event::StepDone {
+            step,
+            duration: took,
+            rows,
+        } => format!(
+            "{step} {}, {}",
+            duration(*took),
+            count(*rows, "row", "rows")
+        ),
+        Event::StepFailed { step, message } => {
+            format!("{step} failed and is not critical: {}", clean(message))
+        }
+        _ => return None,
+    };
+    Some(format!("{playbook}: {words}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_is_a_line() {
+        let line = |event| line("sessions", &event).unwrap_or_default();
+        let pass = |pass, batches, events| Event::PassStarted {
+            pass,
+            batches,
+            events,
+        };
+        assert_eq!(
+            line(pass(1, Some(3), Some(8452))),
+            "sessions: 3 batches pending with 8,452 events"
+        );
+        assert_eq!(
+            line(pass(2, Some(1), None)),
+            "sessions: slice 2: 1 batch pending"
+        );
+        assert_eq!(line(pass(1, None, None)), "");
+        let done = Event::StepDone {
+            step: "commit",
+            duration: Duration::from_millis(340),
+            rows: 1234,
+        };
+        assert_eq!(line(done), "sessions: commit 340 ms, 1,234 rows");
+        let failed = Event::StepFailed {
+            step: "defrag",
+            message: "lock\x07 timeout",
+        };
+        assert_eq!(
+            line(failed),
+            "sessions: defrag failed and is not critical: lock\u{fffd} timeout"
+        );
+        assert_eq!(line(Event::StepStarted { step: "commit" }), "");
+    }
+}

@@ -1,0 +1,253 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use annotate_snippets::Renderer;
+use stepwell_runner::{Components, WarehouseState};
+use stepwell_sandbox::contract::Failure;
+use stepwell_sql::TableName;
+use stepwell_warehouse::Target;
+use stepwell_workflow::Inputs;
+
+use super::*;
+
+pub(in crate::render) fn workflow() -> Workflow {
+    let text = "\
+stepwell: 1
+playbook: sessions
+warehouse: { url: postgres://app:hunter2@db/events }
+steps:
+  - id: truncate
+    uses: truncate-scratch
+  - id: fill
+    uses: sql
+    with:
+      statements: SELECT 1
+";
+    let inputs = Inputs {
+        vars: BTreeMap::new(),
+        env: &|_| None,
+    };
+    let mut kinds = Components::new(stepwell_builtin::STEPS, None);
+    let read = Workflow::parse(Path::new("w/sessions.yaml"), text, &inputs, &mut kinds);
+    read.expect("a workflow").0
+}
+
+fn at_step(setting: Option<&str>, statement: Option<StatementPlace>) -> Option<Box<StepPlace>> {
+    Some(Box::new(StepPlace {
+        index: 1,
+        id: "fill".into(),
+        plugin: "sql 0.1.0".into(),
+        setting: setting.map(str::to_owned),
+        statement,
+    }))
+}
+
+pub(in crate::render) fn statement_error() -> RunError {
+    let source = StatementError {
+        sqlstate: "42P01".into(),
+        message: "relation \"scratch.ids\" does not exist".into(),
+        detail: Some("It was never there.".into()),
+        hint: Some("Make it first.".into()),
+        position: Some(32),
+        internal: None,
+        context: None,
+        schema: None,
+        table: None,
+        column: None,
+        constraint: None,
+    };
+    let statement = StatementPlace {
+        label: "fill the table".into(),
+        question: false,
+        number: 3,
+        count: 5,
+        sql: "INSERT INTO é\nSELECT *\n  FROM  scratch.ids AS i".into(),
+    };
+    RunError {
+        problem: Box::new(Problem::Statement {
+            source: WarehouseError::Statement(Box::new(source)),
+        }),
+        step: at_step(None, Some(statement)),
+        run_id: Some("0192".into()),
+        state: WarehouseState::ScratchWritten,
+    }
+}
+
+fn text(error: &RunError) -> String {
+    let workflow = workflow();
+    let text = message(&workflow, error).render(&Renderer::plain());
+    assert!(!text.contains("hunter2"), "{text}");
+    text
+}
+
+fn without_step(problem: Problem) -> String {
+    text(&RunError {
+        problem: Box::new(problem),
+        step: None,
+        run_id: None,
+        state: WarehouseState::Unchanged,
+    })
+}
+
+#[test]
+fn a_statements_error_points_into_file_and_sql() {
+    assert_eq!(
+        text(&statement_error()),
+        "\
+error: step \"fill\" (sql 0.1.0) failed: relation \"scratch.ids\" does not exist
+ --> w/sessions.yaml:7:9
+  |
+7 |   - id: fill
+  |         ^^^^
+  |
+ ::: SQL of statement 3 of 5 \"fill the table\":3:9
+  |
+3 |   FROM  scratch.ids AS i
+  |         ^^^^^^^^^^^
+  |
+  = detail: statement 3 of 5 \"fill the table\", SQLSTATE 42P01
+  = detail: It was never there.
+  = hint: Make it first.
+  = state: scratch tables written, derived tables and manifest unchanged
+  = help: mend it and run again; `stepwell plan w/sessions.yaml` shows the SQL of each step
+  = run: 0192"
+    );
+}
+
+#[test]
+fn a_plugins_failure_points_at_the_setting() {
+    let failure = Failure {
+        code: "wrong-sql".into(),
+        message: "expected \x1b[1mone statement".into(),
+        setting: Some("/statements".into()),
+        help: Some("Split it.".into()),
+        retryable: false,
+    };
+    let error = RunError {
+        problem: Box::new(Problem::Plugin {
+            source: CallError::Failure(failure),
+        }),
+        step: at_step(Some("/statements/0"), None),
+        run_id: None,
+        state: WarehouseState::Unchanged,
+    };
+    assert_eq!(
+        text(&error),
+        "\
+error: step \"fill\" (sql 0.1.0) failed: expected \u{fffd}[1mone statement
+  --> w/sessions.yaml:10:19
+   |
+10 |       statements: SELECT 1
+   |                   ^^^^^^^^
+   |
+   = detail: code wrong-sql
+   = state: nothing was written; derived tables and manifest unchanged
+   = help: Split it."
+    );
+}
+
+#[test]
+fn errors_outside_of_a_step_name_the_file_and_each_cause_once() {
+    let refused = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "connection refused");
+    let source = WarehouseError::Unreachable {
+        server: "db:5432".into(),
+        source: refused.into(),
+    };
+    let doing = "connect to the warehouse".to_owned();
+    assert_eq!(
+        without_step(Problem::Warehouse { doing, source }),
+        "\
+error: could not connect to the warehouse
+--> w/sessions.yaml
+ = cause: no Postgres server answers at db:5432
+ = cause: connection refused
+ = help: is it running, and does it listen on that port? Without a URL the private local server \
+is used"
+    );
+    let source = Target::parse("mysql://app:hunter2@db").expect_err("another scheme");
+    let text = without_step(Problem::Url { source });
+    assert!(
+        text.contains("\n = cause: the connection string could not be read"),
+        "{text}"
+    );
+}
+
+#[test]
+fn help_names_the_file_at_hand() {
+    let table = TableName::new("stepwell", "version");
+    let text = without_step(Problem::NotInitialised { table });
+    assert!(text.contains("`stepwell init w/sessions.yaml`"), "{text}");
+    let text = without_step(Problem::LeaseHeld {
+        playbook: "sessions".into(),
+        owner: "0191".into(),
+        place: "host, process 7".into(),
+        since: "2026-01-31 06:00:00".into(),
+        heartbeat_age: Duration::from_secs(3),
+    });
+    assert!(text.contains("host, process 7"), "{text}");
+    let no_binaries = LocalError::NoBinaries {
+        install: "apt-get install postgresql".into(),
+    };
+    let text = without_step(Problem::Local {
+        source: no_binaries,
+    });
+    assert!(text.contains("apt-get install postgresql"), "{text}");
+}
+
+#[test]
+fn a_stopped_step_did_not_fail() {
+    let error = RunError {
+        problem: Box::new(Problem::Stopped { signal: "SIGINT" }),
+        step: at_step(None, None),
+        run_id: Some("0192".into()),
+        state: WarehouseState::ScratchWritten,
+    };
+    let text = text(&error);
+    assert!(
+        text.starts_with("error: stopped by SIGINT in step \"fill\"\n"),
+        "{text}"
+    );
+    assert!(text.contains("= state: scratch tables written"), "{text}");
+}
+
+#[test]
+fn a_crash_shows_where_and_what_it_said_last() {
+    let error = RunError {
+        problem: Box::new(Problem::Plugin {
+            source: CallError::Trap {
+                message: "index out of bounds".into(),
+                backtrace: (0..9).map(|n| format!("f{n}")).collect(),
+                log: vec![],
+            },
+        }),
+        step: at_step(None, None),
+        run_id: None,
+        state: WarehouseState::Unchanged,
+    };
+    let text = text(&error);
+    assert!(
+        text.contains("the plugin crashed: index out of bounds"),
+        "{text}"
+    );
+    assert!(text.contains("f4") && !text.contains("f5"), "{text}");
+}
+
+#[test]
+fn positions_count_characters() {
+    for (sql, position, word) in [
+        ("SELECT a.b FROM c", 8, Some("a.b")),
+        ("é \"x y\" z", 3, Some("\"x y\"")),
+        ("é \"x y", 3, Some("\"x y")),
+        ("a + b", 3, Some("+")),
+        ("abc", 3, Some("c")),
+        ("abc", 4, None),
+        ("abc", 0, None),
+    ] {
+        assert_eq!(
+            word_at(sql, position).map(|range| &sql[range]),
+            word,
+            "{sql}"
+        );
+    }
+}

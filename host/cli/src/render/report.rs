@@ -1,0 +1,243 @@
+//! The summary of a run.
+
+use clap::builder::styling::Style;
+use stepwell_runner::{Outcome, RunReport, StepReport, StepState};
+
+use super::table::{Column, table};
+use super::words::{clean, count, list, milliseconds, number};
+
+/// Returns the summary, with a line end. One line if there was nothing to do.
+pub(crate) fn summary(report: &RunReport, heading: Style) -> String {
+    let playbook = &report.playbook;
+    let took = milliseconds(report.duration_ms as f64);
+    if let Outcome::NothingNew { reason } = &report.outcome {
+        let notes = remarks(report);
+        return format!(
+            "{playbook}: nothing new: {}, {took}\n{notes}",
+            clean(reason)
+        );
+    }
+    let slices = match report.passes {
+        0 | 1 => String::new(),
+        n => format!(" in {} slices", number(n.into())),
+    };
+    format!(
+        "{heading}{playbook}: {} with {}{slices}, {took}{heading:#}\n\n{}\n{}run {} as of {}\n",
+        count(report.batches, "batch", "batches"),
+        count(report.events, "event", "events"),
+        steps(report),
+        remarks(report),
+        report.run_id,
+        report.as_of,
+    )
+}
+
+/// The warning about steps that are not critical and did not succeed; none if all did.
+pub(crate) fn warning(report: &RunReport) -> Option<(String, Vec<String>)> {
+    let of = |state: StepState| {
+        let steps = report.steps.iter().filter(move |step| step.state == state);
+        steps.collect::<Vec<&StepReport>>()
+    };
+    let failed = of(StepState::Failed);
+    if failed.is_empty() {
+        return None;
+    }
+    let names: Vec<String> = failed
+        .iter()
+        .map(|step| format!("\"{}\"", step.id))
+        .collect();
+    let headline = format!(
+        "{} {} of playbook \"{}\" failed; the derived tables are right",
+        if names.len() == 1 { "step" } else { "steps" },
+        list(&names),
+        report.playbook,
+    );
+    let because = |step: &&StepReport| {
+        let error = step
+            .error
+            .as_deref()
+            .unwrap_or("for a reason that is not known");
+        format!("\"{}\": {error}", step.id)
+    };
+    let mut details: Vec<String> = failed.iter().map(because).collect();
+    let skipped = of(StepState::Skipped);
+    if !skipped.is_empty() {
+        let names: Vec<&str> = skipped.iter().map(|step| step.id.as_str()).collect();
+        details.push(format!("not run, since they need it: {}", list(&names)));
+    }
+    Some((headline, details))
+}
+
+fn steps(report: &RunReport) -> String {
+    let all_done = report
+        .steps
+        .iter()
+        .all(|step| step.state == StepState::Done);
+    let mut columns = vec![
+        Column::Text("step"),
+        Column::Number("duration"),
+        Column::Number("rows"),
+    ];
+    if !all_done {
+        columns.push(Column::Text("state"));
+    }
+    let row = |step: &StepReport| {
+        let mut row = vec![
+            step.id.clone(),
+            milliseconds(step.duration_ms),
+            number(step.rows),
+        ];
+        row.extend((!all_done).then(|| state(step.state).to_owned()));
+        row
+    };
+    let total = vec![
+        "total".to_owned(),
+        milliseconds(report.duration_ms as f64),
+        number(report.steps.iter().map(|step| step.rows).sum()),
+    ];
+    table(&columns, report.steps.iter().map(row).chain([total]))
+}
+
+fn state(state: StepState) -> &'static str {
+    match state {
+        StepState::Done => "",
+        StepState::Failed => "failed",
+        StepState::Skipped => "skipped",
+    }
+}
+
+/// What the steps remarked, and what they measured and was not zero, each on a line.
+fn remarks(report: &RunReport) -> String {
+    let mut text = String::new();
+    for step in &report.steps {
+        for note in &step.notes {
+            text.push_str(&format!("note: {}: {}\n", step.id, clean(note)));
+        }
+        for (name, value) in step.measures.iter().filter(|(_, value)| **value != 0) {
+            let sign = if *value < 0 { "-" } else { "" };
+            let value = number(value.unsigned_abs());
+            text.push_str(&format!(
+                "note: {}: {} is {sign}{value}\n",
+                step.id,
+                clean(name)
+            ));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    pub(crate) fn step(id: &str, duration_ms: f64, rows: u64) -> StepReport {
+        StepReport {
+            id: id.into(),
+            uses: "aggregate".into(),
+            version: "0.1.0".into(),
+            digest: "sha256:00".into(),
+            state: StepState::Done,
+            duration_ms,
+            rows,
+            statements: vec![],
+            measures: BTreeMap::new(),
+            notes: vec![],
+            error: None,
+        }
+    }
+
+    pub(crate) fn report() -> RunReport {
+        RunReport {
+            playbook: "sessions".into(),
+            run_id: "0192".into(),
+            outcome: Outcome::Done,
+            passes: 1,
+            batches: 3,
+            events: 8_452,
+            as_of: "2026-01-31T02:05:00Z".into(),
+            duration_ms: 1_240,
+            steps: vec![
+                step("new-batches", 12.4, 3),
+                step("sessions", 1_100.0, 1_234),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_summary_has_steps_totals_and_remarks() {
+        let mut report = report();
+        report.steps[0].notes = vec!["no index on\x1b[2J atomic.events".into()];
+        report.steps[1].measures = [("events-without-key", 12), ("other", 0)]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into();
+        assert_eq!(
+            summary(&report, Style::new()),
+            "\
+sessions: 3 batches with 8,452 events, 1.2 s
+
+  step         duration   rows
+  new-batches     12 ms      3
+  sessions        1.1 s  1,234
+  total           1.2 s  1,237
+
+note: new-batches: no index on\u{fffd}[2J atomic.events
+note: sessions: events-without-key is 12
+run 0192 as of 2026-01-31T02:05:00Z
+"
+        );
+        report.passes = 4;
+        let text = summary(&report, Style::new());
+        assert!(text.starts_with("sessions: 3 batches with 8,452 events in 4 slices, 1.2 s\n"));
+        assert!(!text.contains('\x1b'));
+    }
+
+    #[test]
+    fn nothing_new_is_one_plain_line() {
+        let report = RunReport {
+            outcome: Outcome::NothingNew {
+                reason: "no new batches".into(),
+            },
+            steps: vec![],
+            duration_ms: 9,
+            ..report()
+        };
+        let text = summary(&report, Style::new().bold());
+        assert_eq!(text, "sessions: nothing new: no new batches, 9 ms\n");
+        assert_eq!(warning(&report), None);
+    }
+
+    #[test]
+    fn steps_that_are_not_critical_are_a_warning() {
+        let mut report = report();
+        report.outcome = Outcome::DoneWithFailures;
+        let mut defrag = step("defrag", 1.0, 0);
+        defrag.state = StepState::Failed;
+        defrag.error = Some("lock timeout".into());
+        let mut after = step("after", 0.0, 0);
+        after.state = StepState::Skipped;
+        report.steps.extend([defrag, after]);
+        let text = summary(&report, Style::new());
+        assert!(
+            text.contains("  defrag           1 ms      0  failed\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("  after           <1 ms      0  skipped\n"),
+            "{text}"
+        );
+        let (headline, details) = warning(&report).expect("a warning");
+        assert_eq!(
+            headline,
+            "step \"defrag\" of playbook \"sessions\" failed; the derived tables are right"
+        );
+        assert_eq!(
+            details,
+            [
+                "\"defrag\": lock timeout",
+                "not run, since they need it: after"
+            ]
+        );
+    }
+}
