@@ -6,13 +6,14 @@
 //! someone who can write to the directory there is no guard, which is why such a directory is not
 //! used at all.
 
-use std::fs::{self, DirBuilder, File, FileTimes};
+use std::fs::{self, DirBuilder, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::Duration;
 
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
 use tracing::{debug, warn};
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -21,6 +22,8 @@ use crate::digest::Digest;
 
 const ARTEFACT: &str = "cwasm";
 const CHECKSUM: &str = "sha256";
+/// Beginning of the name of a file that is being written.
+const TEMPORARY: &str = ".writing-";
 
 /// A directory of artefacts for one engine.
 pub(crate) struct Cache {
@@ -105,7 +108,9 @@ impl Cache {
 
     /// Writes a file so that others see the old one or the new one, never a part.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(TEMPORARY)
+            .tempfile_in(&self.dir)?;
         file.write_all(bytes)?;
         file.persist(path)?;
         Ok(())
@@ -113,10 +118,12 @@ impl Cache {
 
     /// Marks an artefact as used, so that the ones pruned first are those that nobody asks for.
     fn touch(&self, path: &Path) {
-        let used = File::options()
-            .append(true)
-            .open(path)
-            .and_then(|file| file.set_times(FileTimes::new().set_modified(SystemTime::now())));
+        let special = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
+        let now = Timestamps {
+            last_access: special(UTIME_OMIT),
+            last_modification: special(UTIME_NOW),
+        };
+        let used = File::open(path).and_then(|file| Ok(futimens(file, &now)?));
         if let Err(error) = used {
             debug!(dir = %self.dir.display(), %error, "could not mark a compiled plugin as used");
         }
@@ -127,7 +134,9 @@ impl Cache {
         let mut artefacts = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
-            if path
+            if is_leftover(&path) {
+                fs::remove_file(&path).or_else(ignore_missing)?;
+            } else if path
                 .extension()
                 .is_some_and(|extension| extension == ARTEFACT)
             {
@@ -147,6 +156,22 @@ impl Cache {
         }
         Ok(())
     }
+}
+
+/// Whether the file was being written by a process that died. A live one is done within an hour.
+fn is_leftover(path: &Path) -> bool {
+    const WRITING_TIME_MAX: Duration = Duration::from_secs(3_600);
+
+    let is_temporary = path
+        .file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()));
+    let age = || {
+        fs::metadata(path)?
+            .modified()?
+            .elapsed()
+            .map_err(io::Error::other)
+    };
+    is_temporary && age().is_ok_and(|age| age > WRITING_TIME_MAX)
 }
 
 /// Another process may tidy at the same time.
@@ -180,6 +205,16 @@ mod tests {
 
     fn cache(dir: &Path, bytes_max: u64) -> Option<Cache> {
         Cache::open(dir, &Engine::default(), bytes_max)
+    }
+
+    fn make_older(path: &Path, age_secs: u64) {
+        let file = File::options()
+            .append(true)
+            .open(path)
+            .expect("it was written");
+        let written = file.metadata().and_then(|metadata| metadata.modified());
+        let older = written.expect("files have times") - Duration::from_secs(age_secs);
+        file.set_modified(older).expect("it is ours");
     }
 
     #[test]
@@ -226,20 +261,30 @@ mod tests {
         let cache = cache(dir.path(), 25).expect("the directory is ours");
         let digests = [b"a", b"b", b"c"].map(|bytes| Digest::of(bytes));
 
-        for (age, digest) in [(3, digests[0]), (2, digests[1])] {
+        for (age_secs, digest) in [(3_000, digests[0]), (2_000, digests[1])] {
             cache.store(digest, &[0; 10]);
-            let used = SystemTime::now() - std::time::Duration::from_secs(age * 1_000);
-            let file = File::options()
-                .append(true)
-                .open(cache.path(digest, ARTEFACT));
-            file.expect("it was stored")
-                .set_modified(used)
-                .expect("it is ours");
+            make_older(&cache.path(digest, ARTEFACT), age_secs);
         }
+        cache.touch(&cache.path(digests[0], ARTEFACT));
         cache.store(digests[2], &[0; 10]);
 
         let kept = digests.map(|digest| cache.path(digest, ARTEFACT).exists());
-        assert_eq!(kept, [false, true, true]);
-        assert!(!cache.path(digests[0], CHECKSUM).exists());
+        assert_eq!(kept, [true, false, true], "the first was used again");
+        assert!(!cache.path(digests[1], CHECKSUM).exists());
+    }
+
+    #[test]
+    fn files_of_a_process_that_died_are_removed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cache = cache(dir.path(), 1_000).expect("the directory is ours");
+        let [old, new] = ["old", "new"].map(|name| dir.path().join(format!("{TEMPORARY}{name}")));
+        for path in [&old, &new] {
+            fs::write(path, "half").expect("the directory is ours");
+        }
+        make_older(&old, 86_400);
+
+        cache.store(Digest::of(b"a"), b"artefact");
+
+        assert_eq!([old.exists(), new.exists()], [false, true]);
     }
 }

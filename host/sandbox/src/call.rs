@@ -11,7 +11,7 @@ use crate::limits::{Limit, LimitError, Limits};
 use crate::log::{LogLine, Origin};
 use crate::sandbox::Runtime;
 use crate::state::State;
-use crate::text::{clean, cut};
+use crate::text::shown;
 
 /// A call did not give a usable answer. The attempt is over.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -126,7 +126,7 @@ fn trap_message(error: &wasmtime::Error, lines: &[LogLine]) -> String {
         (None, Some(trap)) => trap.to_string().replace("wasm trap: ", ""),
         (None, None) => error.root_cause().to_string(),
     };
-    cut(clean(&message), MESSAGE_BYTES_MAX)
+    shown(&message, MESSAGE_BYTES_MAX)
 }
 
 /// Returns what Rust's panic handler wrote: `panicked at src/lib.rs:8:5: message`.
@@ -156,7 +156,7 @@ fn backtrace(error: &wasmtime::Error) -> Vec<String> {
     frames
         .iter()
         .map(|frame| match frame.func_name() {
-            Some(name) => cut(clean(name), NAME_BYTES_MAX),
+            Some(name) => shown(name, NAME_BYTES_MAX),
             None => format!("function {}", frame.func_index()),
         })
         .collect()

@@ -1,6 +1,6 @@
 //! Which interfaces a step may import, and what to say about the others.
 
-use crate::text::{clean, cut};
+use crate::text::shown;
 use crate::version::{Fit, Version};
 
 /// The contract's package.
@@ -49,13 +49,15 @@ pub struct RefusedImport {
 
 /// Returns the imports that this host does not offer, all of them.
 pub(crate) fn refused(imports: &[String]) -> Vec<RefusedImport> {
+    const NAME_BYTES_MAX: usize = 200;
+
     imports
         .iter()
         .filter_map(|name| {
             let reason = reason_against(name)?;
             // The name is the plugin's own text.
             Some(RefusedImport {
-                name: cut(clean(name), 200),
+                name: shown(name, NAME_BYTES_MAX),
                 reason,
             })
         })

@@ -129,6 +129,17 @@ impl Limit {
         }
     }
 
+    /// Returns what to do about a plugin that rightly needs more, as a sentence.
+    pub fn help(self, plugin: &str) -> String {
+        let setting = self.setting(plugin);
+        match self {
+            Self::Memory | Self::Cpu | Self::Wall => {
+                format!("If the plugin needs more, raise `{setting}` in the workflow file.")
+            }
+            _ => format!("If your team builds the plugin, `{setting}: own` allows it more."),
+        }
+    }
+
     fn unit(self) -> Unit {
         match self {
             Self::Memory | Self::Hostcall | Self::Sql | Self::Text | Self::Reply => Unit::Bytes,

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::limits::Limits;
-use crate::text::{clean, cut};
+use crate::text::shown;
 
 /// One line that a plugin said. Texts hold no control characters and no more bytes than
 /// [`Limits::line_bytes`].
@@ -70,6 +70,8 @@ pub(crate) struct Log {
 impl Log {
     /// What a line costs beside its text.
     const LINE_OVERHEAD: usize = size_of::<LogLine>();
+    /// Fields of a line. A field may be empty, so the bound on bytes does not bound their number.
+    const FIELDS_MAX: usize = 64;
 
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
@@ -90,7 +92,7 @@ impl Log {
         let mut left = self.line_bytes_max;
         let message = take(message, &mut left);
         let mut kept = Vec::new();
-        for (name, value) in fields {
+        for (name, value) in fields.iter().take(Self::FIELDS_MAX) {
             if left == 0 {
                 break;
             }
@@ -136,6 +138,12 @@ impl Log {
     /// Returns the lines kept, oldest first. Whole only after [`settle`](Self::settle).
     pub(crate) fn lines(&self) -> &[LogLine] {
         self.lines.as_slices().0
+    }
+
+    /// Takes the lines out, oldest first.
+    pub(crate) fn take_lines(&mut self) -> Vec<LogLine> {
+        self.bytes = 0;
+        std::mem::take(&mut self.lines).into()
     }
 
     /// Returns how many lines gave way to newer ones.
@@ -217,9 +225,7 @@ impl Partial {
 
 /// Returns `text`, cleaned and cut to `left` bytes, which it uses up.
 fn take(text: &str, left: &mut usize) -> String {
-    // Cut before cleaning, so that the work is bounded, and after it, since an escape is longer
-    // than what it stands for.
-    let text = cut(clean(&cut(text.to_owned(), *left)), *left);
+    let text = shown(text, *left);
     *left = left.saturating_sub(text.len());
     text
 }
@@ -298,6 +304,34 @@ mod tests {
         assert_eq!(by_count.dropped(), 997);
         assert!(by_size.bytes <= 1_000 && by_size.lines.len() < 20);
         assert_eq!(by_size.dropped() + by_size.lines.len() as u64, 1_000);
+    }
+
+    #[test]
+    fn empty_fields_are_bounded_too() {
+        let mut log = log(100, 1_000_000, 100);
+
+        log.emit(
+            Level::Info,
+            "m",
+            &vec![(String::new(), String::new()); 10_000],
+        );
+
+        assert_eq!(log.lines()[0].fields.len(), Log::FIELDS_MAX);
+    }
+
+    #[test]
+    fn lines_taken_out_make_room() {
+        let mut log = log(2, 10_000, 100);
+        let emit = |log: &mut Log, n: u32| log.emit(Level::Info, &n.to_string(), &[]);
+
+        emit(&mut log, 1);
+        emit(&mut log, 2);
+        assert_eq!(log.take_lines().len(), 2);
+        emit(&mut log, 3);
+        emit(&mut log, 4);
+
+        assert_eq!(messages(&mut log), ["3", "4"]);
+        assert_eq!(log.dropped(), 0);
     }
 
     #[test]

@@ -17,8 +17,8 @@ use crate::state::State;
 
 /// One attempt of a step: an instance of the plugin and what it has used so far.
 ///
-/// It may move between threads from call to call. A call blocks, for as long as the limits allow,
-/// and needs no async runtime.
+/// It may move between threads from call to call; a thread needs 1 MiB of stack. A call blocks, for
+/// as long as the limits allow, and needs no async runtime.
 pub struct Attempt {
     store: Store<State>,
     planner: Planner,
@@ -84,6 +84,12 @@ impl Attempt {
     /// [`log_dropped`](Self::log_dropped).
     pub fn log(&self) -> &[LogLine] {
         self.store.data().log.lines()
+    }
+
+    /// Takes out what the plugin said since the last time, oldest line first: for a caller that
+    /// passes lines on after each call. An error brings the lines of its own call with it.
+    pub fn take_log(&mut self) -> Vec<LogLine> {
+        self.store.data_mut().log.take_lines()
     }
 
     /// Returns how many of the oldest lines gave way to newer ones.

@@ -5,7 +5,7 @@
 use crate::call::CallError;
 use crate::contract::{Failure, Param, Plan, Publication, Question, Reply, Statement};
 use crate::limits::{Limit, LimitError, Limits};
-use crate::text::{clean, cut, is_steering};
+use crate::text::{is_steering, shown};
 
 /// Checks a reply to a call with `answered` answers.
 ///
@@ -24,7 +24,7 @@ pub(crate) fn check(reply: &Reply, answered: usize, limits: &Limits) -> Result<(
 /// refused.
 pub(crate) fn tidy(failure: Failure, limits: &Limits) -> Failure {
     let bytes_max = usize::try_from(limits.text_bytes).unwrap_or(usize::MAX);
-    let tidy = |text: String| cut(clean(&cut(text, bytes_max)), bytes_max);
+    let tidy = |text: String| shown(&text, bytes_max);
     Failure {
         code: tidy(failure.code),
         message: tidy(failure.message),
@@ -196,14 +196,7 @@ fn no_nul(text: &str, what: &str, place: &str) -> Checked {
 fn place(element: &str, n: usize, label: &str) -> String {
     const LABEL_BYTES_MAX: usize = 60;
 
-    format!(
-        "{element} {} (`{}`)",
-        n + 1,
-        cut(
-            clean(&cut(label.to_owned(), LABEL_BYTES_MAX)),
-            LABEL_BYTES_MAX
-        )
-    )
+    format!("{element} {} (`{}`)", n + 1, shown(label, LABEL_BYTES_MAX))
 }
 
 fn contract(problem: String) -> Checked {

@@ -15,17 +15,25 @@ pub(crate) fn clean(text: &str) -> String {
 }
 
 /// Returns `text`, or as much of its beginning as fits into `bytes_max` bytes together with an
-/// ellipsis.
-pub(crate) fn cut(mut text: String, bytes_max: usize) -> String {
+/// ellipsis. The work is bounded by `bytes_max`, however long the text.
+pub(crate) fn cut(text: &str, bytes_max: usize) -> String {
     const ELLIPSIS: char = '…';
-    if text.len() > bytes_max {
-        let room = bytes_max.saturating_sub(ELLIPSIS.len_utf8());
-        text.truncate(text.floor_char_boundary(room));
-        if bytes_max >= ELLIPSIS.len_utf8() {
-            text.push(ELLIPSIS);
-        }
+    if text.len() <= bytes_max {
+        return text.to_owned();
     }
-    text
+    let room = bytes_max.saturating_sub(ELLIPSIS.len_utf8());
+    let mut cut = text[..text.floor_char_boundary(room)].to_owned();
+    if bytes_max >= ELLIPSIS.len_utf8() {
+        cut.push(ELLIPSIS);
+    }
+    cut
+}
+
+/// Returns `text` cut and cleaned, never longer than `bytes_max` bytes.
+pub(crate) fn shown(text: &str, bytes_max: usize) -> String {
+    // Cut before cleaning, which bounds the work, and after it, since an escape is longer than the
+    // character that it stands for.
+    cut(&clean(&cut(text, bytes_max)), bytes_max)
 }
 
 // Beside control characters those that turn the direction of writing: with them a text can read
@@ -41,9 +49,14 @@ mod tests {
 
     #[test]
     fn cuts_between_characters() {
-        assert_eq!(cut("grün".to_owned(), 5), "grün");
-        assert_eq!(cut("grüner".to_owned(), 6), "gr…");
-        assert_eq!(cut("grüner".to_owned(), 2), "");
+        assert_eq!(cut("grün", 5), "grün");
+        assert_eq!(cut("grüner", 6), "gr…");
+        assert_eq!(cut("grüner", 2), "");
+    }
+
+    #[test]
+    fn escapes_count_as_well() {
+        assert_eq!(shown("\u{1b}\u{1b}\u{1b}", 9), "\\u{1b}…");
     }
 
     #[test]

@@ -6,5 +6,6 @@
 
 mod answers;
 mod bounds;
+mod crafted;
 mod guests;
 mod loading;
