@@ -15,7 +15,7 @@ use crate::session::Session;
 /// As [`Session::ask`].
 pub async fn table_exists(session: &Session, table: &TableName) -> Result<bool, WarehouseError> {
     let sql = "SELECT EXISTS (
-        SELECT FROM pg_catalog.pg_class AS class
+        SELECT 1 FROM pg_catalog.pg_class AS class
         JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
         WHERE namespace.nspname = $1
           AND class.relname = $2
@@ -35,7 +35,7 @@ pub async fn table_exists(session: &Session, table: &TableName) -> Result<bool, 
 ///
 /// As [`Session::ask`].
 pub async fn schema_exists(session: &Session, schema: &str) -> Result<bool, WarehouseError> {
-    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1) AS found";
+    let sql = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1) AS found";
     let params = [Param::Text(schema.to_owned())];
     let answer = session.ask(sql, &params, &AnswerLimits::default()).await?;
     Ok(answer.boolean(0, "found").unwrap_or(false))

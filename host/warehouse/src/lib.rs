@@ -2,10 +2,13 @@
 //! tokio-postgres.
 //!
 //! ```no_run
-//! use stepwell_warehouse::{AnswerLimits, Param, Session, SessionOptions, Target};
+//! use std::path::Path;
+//! use stepwell_warehouse::local::{LocalOptions, LocalServer};
+//! use stepwell_warehouse::{AnswerLimits, Param, Session, SessionOptions};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let target = Target::parse("postgres://me@db.example/sales?sslmode=verify-full")?;
+//! let server = LocalServer::at(Path::new(".stepwell"), LocalOptions::default());
+//! let target = tokio::task::spawn_blocking(move || server.ensure_running()).await??;
 //! let session = Session::connect(&target, &SessionOptions::default()).await?;
 //! let sql = "SELECT n * $1 AS product FROM generate_series(1, 3) AS n";
 //! let answer = session.ask(sql, &[Param::Int64(7)], &AnswerLimits::default()).await?;
@@ -16,7 +19,7 @@
 //!
 //! In reading order: [`Target`] says where to connect; [`Session`] runs one statement at a time,
 //! with [`Param`]s in and an [`Answer`] out; [`WarehouseError`] says what went wrong, whether to
-//! try again and what to do.
+//! try again and what to do; [`local`] keeps a Postgres of the project's own.
 //!
 //! What it does not do: it has no pool (a run needs a handful of sessions, each for long), it never
 //! repeats a statement by itself, and text from a plugin never goes through the simple protocol,
@@ -28,6 +31,7 @@ mod connect;
 mod copy;
 pub mod error;
 mod explain;
+pub mod local;
 mod param;
 mod rows;
 mod session;

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::stream::Fuse;
 use tokio_postgres::RowStream;
 
 use crate::answer::{Answer, AnswerLimits, Batch, Builder, Decode, Field};
@@ -19,7 +20,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// [`cancel`](Self::cancel) ends it at once.
 pub struct Rows<'a> {
     session: &'a Session,
-    stream: Pin<Box<RowStream>>,
+    /// A finished one of tokio-postgres, asked again, says that the connection is closed.
+    stream: Pin<Box<Fuse<RowStream>>>,
     fields: Vec<Field>,
     builder: Builder,
 }
@@ -34,7 +36,7 @@ impl<'a> Rows<'a> {
         let fields = fields.into_iter().map(|(field, _)| field).collect();
         Self {
             session,
-            stream: Box::pin(stream),
+            stream: Box::pin(stream.fuse()),
             fields,
             builder,
         }

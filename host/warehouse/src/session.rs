@@ -4,6 +4,7 @@
 //! Hides the protocol: statements of plugins go through the extended protocol as one statement
 //! each, our own constants through the simple one.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -18,8 +19,6 @@ use crate::error::{WarehouseError, classify};
 use crate::param::Param;
 use crate::rows::Rows;
 use crate::target::Target;
-
-use std::sync::Arc;
 
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -218,7 +217,8 @@ impl Session {
             Err(error) => {
                 let error = classify::commit(error, self.circumstances());
                 if !matches!(error, WarehouseError::OutcomeUnknown { .. }) {
-                    self.rollback().await?;
+                    // If this fails the connection is gone, and the transaction with it.
+                    let _ = self.rollback().await;
                 }
                 Err(error)
             }

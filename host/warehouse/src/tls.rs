@@ -1,7 +1,10 @@
 //! TLS with exactly the guarantees that libpq's `sslmode` words promise.
 //!
-//! Hides rustls and the three ways of verifying a certificate. Channel binding
-//! (`tls-server-end-point`) comes with the connector of `tokio-postgres-rustls`.
+//! Hides rustls and the ways of verifying a certificate. Channel binding (`tls-server-end-point`)
+//! comes with the connector of `tokio-postgres-rustls`.
+//!
+//! What it does not do: certificates of the client, revocation lists, and host names that a
+//! certificate carries in its common name alone (rustls reads the alternative names only).
 
 mod verify;
 

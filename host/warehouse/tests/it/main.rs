@@ -1,0 +1,9 @@
+//! The crate against a real server, which `LocalServer` runs in a temporary directory.
+
+mod copy;
+mod harness;
+mod local;
+mod login;
+mod session;
+mod tls;
+mod types;
