@@ -5,6 +5,7 @@
 
 mod conninfo;
 mod passfile;
+mod settings;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,11 +16,11 @@ use std::time::Duration;
 use tokio_postgres::Config;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::tls::{Roots, SslMode, TlsSettings};
+use crate::tls::{SslMode, TlsSettings};
+use settings::{Settings, default_socket_directories};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-const PORT: u16 = 5432;
 
 /// A Postgres server, a database on it and the user to log in as.
 #[derive(Clone)]
@@ -128,13 +129,11 @@ impl Target {
             // An address in the string is a choice of the host as well.
             let host_given = key.starts_with("host") && given.has_host();
             if !host_given && given.get(key).is_none() {
-                given
-                    .0
-                    .extend(env(name).map(|value| (key.to_owned(), value)));
+                given.extend(env(name).map(|value| (key.to_owned(), value)));
             }
         }
         let home = env("HOME").map(PathBuf::from);
-        let tls = tls_settings(&mut given, home.as_deref())?;
+        let tls = given.take_tls(home.as_deref())?;
         let passfile = given.take("passfile").map(PathBuf::from);
         let passfile = passfile.or_else(|| Some(home?.join(".pgpass")));
         let user = match given.take("user") {
@@ -306,244 +305,6 @@ impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Target({self}, {:?})", self.tls)
     }
-}
-
-/// The settings of one string, each key once.
-struct Settings(Vec<(String, String)>);
-
-impl Settings {
-    /// Brings libpq's spellings to those that are read below.
-    fn read(pairs: conninfo::Pairs) -> Result<Self, TargetError> {
-        let mut settings = Self(Vec::new());
-        for (key, value) in pairs {
-            let (key, value) = match (key.as_str(), value.as_str()) {
-                ("ssl", "true") => ("sslmode", "require".to_owned()),
-                ("keepalives_count", _) => ("keepalives_retries", value),
-                ("fallback_application_name", _) if settings.get("application_name").is_some() => {
-                    continue;
-                }
-                ("fallback_application_name", _) => ("application_name", value),
-                // Ways to log in that we never use, and the encoding that is always UTF-8.
-                ("gssencmode", "disable" | "prefer") => continue,
-                ("client_encoding", _) if is_utf8(&value) => continue,
-                ("sslcompression" | "sslsni" | "krbsrvname" | "gsslib", _) => continue,
-                (key, _) if KEYS.contains(&key) => (key, value),
-                _ => return Err(TargetError::UnknownSetting { key }),
-            };
-            settings.0.retain(|(known, _)| known != key);
-            settings.0.push((key.to_owned(), value));
-        }
-        Ok(settings)
-    }
-
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(known, _)| known == key)
-            .map(|(_, value)| value.as_str())
-    }
-
-    fn take(&mut self, key: &str) -> Option<String> {
-        let at = self.0.iter().position(|(known, _)| known == key)?;
-        Some(self.0.swap_remove(at).1)
-    }
-
-    fn has_host(&self) -> bool {
-        self.get("host").is_some() || self.get("hostaddr").is_some()
-    }
-
-    fn endpoints(&mut self) -> Result<Vec<Endpoint>, TargetError> {
-        let hosts = list(self.take("host"));
-        let addresses = list(self.take("hostaddr"));
-        let ports = list(self.take("port"));
-        let count = hosts.len().max(addresses.len()).max(1);
-        for (key, len) in [("host", hosts.len()), ("hostaddr", addresses.len())] {
-            if len != 0 && len != count {
-                return Err(TargetError::value(key, "as many as the other hosts"));
-            }
-        }
-        if ports.len() > 1 && ports.len() != count {
-            return Err(TargetError::value("port", "one, or one for each host"));
-        }
-        (0..count)
-            .map(|i| {
-                let port = match ports.get(i).or(ports.first()).map(String::as_str) {
-                    None | Some("") => PORT,
-                    Some(port) => port
-                        .parse()
-                        .ok()
-                        .filter(|port| *port != 0)
-                        .ok_or_else(|| TargetError::value("port", "a number from 1 to 65535"))?,
-                };
-                let place = place(hosts.get(i), addresses.get(i))?;
-                Ok(Endpoint {
-                    place,
-                    port,
-                    password: None,
-                })
-            })
-            .collect()
-    }
-
-    /// The settings that tokio-postgres reads itself.
-    fn rest_as_config(self) -> Result<Config, TargetError> {
-        let mut words = format!(
-            "connect_timeout={} keepalives_idle={} ",
-            CONNECT_TIMEOUT.as_secs(),
-            KEEPALIVE_IDLE.as_secs()
-        );
-        for (key, value) in &self.0 {
-            let pair = conninfo::quoted_pair(key, value);
-            // Alone first, since the error does not say which one it is about.
-            if pair.parse::<Config>().is_err() {
-                return Err(TargetError::value(key, expected_value(key)));
-            }
-            words.push_str(&pair);
-        }
-        words
-            .parse()
-            .map_err(|_| TargetError::syntax("its settings do not go together"))
-    }
-}
-
-/// Everything that may stand in a connection string.
-const KEYS: [&str; 21] = [
-    "application_name",
-    "channel_binding",
-    "connect_timeout",
-    "dbname",
-    "host",
-    "hostaddr",
-    "keepalives",
-    "keepalives_idle",
-    "keepalives_interval",
-    "keepalives_retries",
-    "load_balance_hosts",
-    "options",
-    "passfile",
-    "password",
-    "port",
-    "sslmode",
-    "sslnegotiation",
-    "sslrootcert",
-    "target_session_attrs",
-    "tcp_user_timeout",
-    "user",
-];
-
-fn expected_value(key: &str) -> &'static str {
-    match key {
-        "channel_binding" => "disable, prefer or require",
-        "load_balance_hosts" => "disable or random",
-        "sslnegotiation" => "postgres or direct",
-        "target_session_attrs" => "any, read-write or read-only",
-        _ => "a whole number",
-    }
-}
-
-fn is_utf8(encoding: &str) -> bool {
-    ["utf8", "utf-8", "unicode", "auto"].contains(&encoding.to_ascii_lowercase().as_str())
-}
-
-fn list(value: Option<String>) -> Vec<String> {
-    let value = value.unwrap_or_default();
-    if value.is_empty() {
-        Vec::new()
-    } else {
-        value.split(',').map(str::to_owned).collect()
-    }
-}
-
-fn place(host: Option<&String>, address: Option<&String>) -> Result<Place, TargetError> {
-    let address = match address.map(String::as_str) {
-        None | Some("") => None,
-        Some(text) => Some(
-            text.parse::<IpAddr>()
-                .map_err(|_| TargetError::value("hostaddr", "an IP address"))?,
-        ),
-    };
-    let host = host.map(String::as_str).unwrap_or_default();
-    match (host, address) {
-        ("", None) => Ok(Place::Unix(default_socket_directory())),
-        // The address serves as the name that the certificate must carry.
-        ("", Some(address)) => Ok(Place::Tcp {
-            host: address.to_string(),
-            address: Some(address),
-        }),
-        _ if host.starts_with('/') => Ok(Place::Unix(PathBuf::from(host))),
-        _ if host.starts_with('@') => Err(TargetError::value(
-            "host",
-            "a name, an address or the directory of a socket",
-        )),
-        _ => Ok(Place::Tcp {
-            host: host.to_owned(),
-            address,
-        }),
-    }
-}
-
-fn default_socket_directories() -> [&'static Path; 2] {
-    [Path::new("/var/run/postgresql"), Path::new("/tmp")]
-}
-
-/// Debian's place if it is there, otherwise the one that Postgres has when built from source.
-fn default_socket_directory() -> PathBuf {
-    let [debian, source] = default_socket_directories();
-    if debian.is_dir() {
-        debian.to_owned()
-    } else {
-        source.to_owned()
-    }
-}
-
-/// TLS as libpq understands it, with the traps that it keeps: `require` with a root certificate
-/// verifies the authority, and `sslrootcert=system` goes with `verify-full` alone.
-fn tls_settings(given: &mut Settings, home: Option<&Path>) -> Result<TlsSettings, TargetError> {
-    let mode = given.take("sslmode");
-    let roots = given.take("sslrootcert");
-    let mode = mode
-        .as_deref()
-        .map(str::parse::<SslMode>)
-        .transpose()
-        .map_err(|()| {
-            TargetError::value(
-                "sslmode",
-                "disable, allow, prefer, require, verify-ca or verify-full",
-            )
-        })?;
-    let direct = given.get("sslnegotiation") == Some("direct");
-    if roots.as_deref() == Some("system") {
-        if mode.is_some_and(|mode| mode != SslMode::VerifyFull) {
-            return Err(TargetError::value(
-                "sslmode",
-                "verify-full with sslrootcert=system",
-            ));
-        }
-        return Ok(TlsSettings {
-            mode: SslMode::VerifyFull,
-            roots: Roots::System,
-            direct,
-        });
-    }
-    let roots = roots.map(PathBuf::from).or_else(|| {
-        let default = home?.join(".postgresql/root.crt");
-        default.is_file().then_some(default)
-    });
-    let mode = match mode.unwrap_or(SslMode::Prefer) {
-        SslMode::Require if roots.is_some() => SslMode::VerifyCa,
-        mode => mode,
-    };
-    if direct && mode < SslMode::Require {
-        return Err(TargetError::value(
-            "sslmode",
-            "require or stronger with sslnegotiation=direct",
-        ));
-    }
-    Ok(TlsSettings {
-        mode,
-        roots: roots.map_or(Roots::System, Roots::File),
-        direct,
-    })
 }
 
 #[cfg(test)]

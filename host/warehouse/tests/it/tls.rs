@@ -235,10 +235,19 @@ async fn a_cancel_over_tls() {
 async fn a_self_signed_certificate_as_its_own_root() {
     let secured = Secured::start(PASSWORD).await;
     let data = secured.server.dir().join("postgres/data");
-    for is_ca in [IsCa::NoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
+    let ca = || IsCa::Ca(BasicConstraints::Unconstrained);
+    for (is_ca, expired) in [
+        (IsCa::NoCa, false),
+        (ca(), false),
+        (ca(), true),
+        (IsCa::NoCa, true),
+    ] {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
         params.is_ca = is_ca;
+        if expired {
+            params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        }
         let certificate = params.self_signed(&key).expect("signed").pem();
         hand_over(&data.join("server.crt"), &certificate, &data);
         hand_over(&data.join("server.key"), &key.serialize_pem(), &data);
@@ -247,6 +256,14 @@ async fn a_self_signed_certificate_as_its_own_root() {
         secured.server.local.stop().expect("stopped");
         secured.server.local.ensure_running().expect("started");
         let full = secured.root("verify-full", &root);
+        if expired {
+            let error = secured
+                .connect("localhost", &full)
+                .await
+                .expect_err("expired");
+            assert!(error.help().expect("help").contains("renew"), "{error:?}");
+            continue;
+        }
         secured
             .connect("localhost", &full)
             .await
