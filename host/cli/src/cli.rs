@@ -45,7 +45,7 @@ pub(crate) struct Global {
         default_value = "auto"
     )]
     pub color: ColorChoice,
-    /// Log more to stderr: -v what an operator reads, -vv each statement, -vvv all
+    /// Log to stderr instead of showing progress: -v each step, -vv each statement, -vvv all
     ///
     /// Without -v and -q, the environment variable STEPWELL_LOG says what to log, for example
     /// `info` or `warn,stepwell_runner=debug`; without it, only what is unexpected is.
@@ -66,8 +66,8 @@ pub(crate) struct Global {
     pub log_format: LogFormat,
     /// The folder whose `.stepwell/` holds the private server
     ///
-    /// Default: the nearest folder from the current one upwards that has a `.stepwell/`, or else the
-    /// current one.
+    /// Default: the nearest folder from the current one upwards that has a `.stepwell/`, or else
+    /// the current one.
     #[arg(long, global = true, value_name = "DIR")]
     pub project: Option<PathBuf>,
 }

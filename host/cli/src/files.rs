@@ -94,8 +94,9 @@ pub(crate) fn refuse_duplicates(workflows: &[Workflow]) -> Result<(), Failed> {
     Ok(())
 }
 
-/// The variables of each file. A file refuses what it does not use, so a variable that several files
-/// share can only go to those that mention it; one that no file mentions goes to all, which say so.
+/// The variables of each file. A file refuses what it does not use, so a variable that several
+/// files share can only go to those that mention it; one that no file mentions goes to all, which
+/// say so.
 fn shares(paths: &[PathBuf], vars: &Vars) -> Vec<BTreeMap<String, String>> {
     let all: BTreeMap<String, String> = vars.given.iter().cloned().collect();
     if paths.len() < 2 || all.is_empty() {
@@ -140,7 +141,8 @@ mod tests {
 
     fn workflow(path: &str, playbook: &str) -> Workflow {
         let text = format!(
-            "stepwell: 1\nplaybook: {playbook}\nsteps: [{{ id: truncate, uses: truncate-scratch }}]\n"
+            "stepwell: 1\nplaybook: {playbook}\n\
+             steps: [{{ id: truncate, uses: truncate-scratch }}]\n"
         );
         let inputs = Inputs {
             vars: BTreeMap::new(),

@@ -5,8 +5,8 @@
 //! people read is made in `render`, which is pure, and leaves through `output`, the only place that
 //! writes to stdout and stderr.
 //!
-//! What it does not do: check workflows (`stepwell_workflow`), run them (`stepwell_runner`), or know
-//! how a statement reaches the warehouse.
+//! What it does not do: check workflows (`stepwell_workflow`), run them (`stepwell_runner`), or
+//! know how a statement reaches the warehouse.
 
 mod cli;
 mod commands;

@@ -41,6 +41,8 @@ impl Output {
         let stderr = io::stderr();
         let progress = match (global.quiet, global.log_format) {
             (1.., _) | (_, LogFormat::Json) => ProgressForm::Hidden,
+            // The log says the same.
+            _ if global.verbose > 0 => ProgressForm::Hidden,
             _ if stderr.is_terminal() && !terminal_is_dumb() => ProgressForm::Bars,
             _ => ProgressForm::Lines,
         };

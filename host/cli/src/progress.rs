@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use stepwell_runner::{Event, Observer};
+use tracing::info;
 
 use crate::output::{Output, ProgressForm};
 use crate::render::words::{clean, count, duration};
@@ -62,6 +63,7 @@ impl Observer for Progress {
         if let Some(bar) = self.bars.get(playbook) {
             bar.event(event);
         }
+        log(playbook, event);
         if let Some(line) = line(playbook, event) {
             self.output.progress_line(&line);
         }
@@ -109,6 +111,39 @@ pub(crate) fn spinner(output: &Output, prefix: &str) -> ProgressBar {
         bar.enable_steady_tick(TICK);
     }
     bar
+}
+
+/// What an operator reads the next morning: one log line a step, with its duration and rows. What
+/// went wrong is told elsewhere too, and hence no warning here.
+fn log(playbook: &str, event: &Event<'_>) {
+    match event {
+        Event::RunStarted { run_id } => info!(playbook, run_id, "run started"),
+        Event::TookOver { run_id } => info!(playbook, died = run_id, "took over from a dead run"),
+        Event::PassStarted {
+            pass,
+            batches,
+            events,
+        } => info!(playbook, pass, batches, events, "pass started"),
+        Event::StepDone {
+            step,
+            duration,
+            rows,
+        } => {
+            let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+            info!(playbook, step, duration_ms, rows, "step done");
+        }
+        Event::StepFailed { step, message } => {
+            info!(
+                playbook,
+                step,
+                error = message,
+                "step failed and is not critical"
+            );
+        }
+        Event::Note { step, note } => info!(playbook, step, note, "note"),
+        Event::Committed { pass } => info!(playbook, pass, "committed"),
+        _ => {}
+    }
 }
 
 /// The line for an event, if it is worth one. Notes are in the summary.

@@ -40,8 +40,8 @@ pub(crate) fn cache_directory(env: &dyn Fn(&str) -> Option<PathBuf>) -> Option<P
         .map(|cache| cache.join("stepwell"))
 }
 
-/// Returns the connection string of a server on a local socket, as libpq and workflow files read it.
-/// There is no password in it, and none is needed.
+/// Returns the connection string of a server on a local socket, as libpq and workflow files read
+/// it. There is no password in it, and none is needed.
 ///
 /// # Errors
 ///

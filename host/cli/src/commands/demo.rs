@@ -1,8 +1,8 @@
 //! `stepwell demo`: the whole story on made-up events.
 //!
 //! The rebuild that ends it is a run like any other: the derived schema is put aside under another
-//! name, the same workflow files run again as a first build over all batches, and each derived table
-//! is compared with its counterpart, row for row in both directions.
+//! name, the same workflow files run again as a first build over all batches, and each derived
+//! table is compared with its counterpart, row for row in both directions.
 
 mod stage;
 mod verify;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
-use clap::Args;
+use clap::{Args, value_parser};
 use futures_util::future::join_all;
 use stepwell_demo::StreamOptions;
 use stepwell_runner::{Components, Outcome as Ended, RunReport};
@@ -46,10 +46,11 @@ const WORKFLOWS: [(&str, &str); 2] = [
 
 /// Tell the whole story on made-up events: build, land batches, run, verify
 ///
-/// Starts the private PostgreSQL server, makes a database of its own there, and lands a month of web
-/// events batch by batch, with late events, duplicates and sessions that straddle batches. Then two
-/// playbooks are built, new batches land and are processed, and in the end everything is rebuilt
-/// from the events alone and compared, row for row. Nothing outside of `.stepwell/` is touched.
+/// Starts the private PostgreSQL server, makes a database of its own there, and lands a month of
+/// web events batch by batch, with late events, duplicates and sessions that straddle batches. Then
+/// two playbooks are built, new batches land and are processed, and in the end everything is
+/// rebuilt from the events alone and compared, row for row. Nothing outside of `.stepwell/` is
+/// touched.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -60,10 +61,12 @@ Examples:
 Exit codes: 0 no row differs, 1 rows differ; the others as in `stepwell --help`.")]
 pub(crate) struct DemoArgs {
     /// Events that land before the first build
-    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    #[arg(value_parser = value_parser!(u64).range(1..))]
     events: u64,
     /// Days over which they spread, an hourly batch each
-    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    #[arg(value_parser = value_parser!(u32).range(1..=36_500))]
     days: u32,
     /// Another seed makes other events of the same nature
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -116,12 +119,14 @@ async fn tell(
     workflows: &[Workflow],
     runs: &Runs<'_>,
 ) -> Outcome {
+    stage.doing("first build");
     init(workflows, runs).await?;
     let reports = run(workflows, runs).await?;
     story.act(
         "First build: every batch is new",
         &lines(workflows, &reports, stage).await?,
     )?;
+    stage.doing("landing batches");
     let landed = stage.land_more(NEW_BATCHES).await?;
     story.act(
         &format!("{NEW_BATCHES} more batches land"),
@@ -131,11 +136,13 @@ async fn tell(
             number(landed.late)
         )],
     )?;
+    stage.doing("incremental run");
     let reports = run(workflows, runs).await?;
     story.act(
         "Incremental run: only what the new batches touch",
         &lines(workflows, &reports, stage).await?,
     )?;
+    stage.doing("running again");
     let reports = run(workflows, runs).await?;
     story.act(
         "Run again: nothing is new, nothing is written",

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, value_parser};
 use stepwell_runner::{ManifestQuery, ManifestRow};
 
 use super::{Context, Outcome, block_on, read_one};
@@ -35,7 +35,8 @@ struct ListArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Most batches to list
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(value_parser = value_parser!(u32).range(1..=100_000))]
     limit: u32,
     /// Print one JSON array
     #[arg(long)]

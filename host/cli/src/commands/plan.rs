@@ -15,9 +15,9 @@ use crate::signals;
 
 /// Show what a run would do, with the exact SQL of each step; nothing is written
 ///
-/// The steps are asked as in a run, in read-only transactions, and what they answer is shown instead
-/// of run: the pending batches, each statement with the tables that it reads and writes, the rows
-/// and the cost that the database expects, and which index would help.
+/// The steps are asked as in a run, in read-only transactions, and what they answer is shown
+/// instead of run: the pending batches, each statement with the tables that it reads and writes,
+/// the rows and the cost that the database expects, and which index would help.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

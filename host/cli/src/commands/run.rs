@@ -23,7 +23,8 @@ use crate::signals;
 ///
 /// Looks for batches of the workflow's source that its playbook has not processed, or that have
 /// changed since, computes the rows of the keys that they touch, and replaces them in one
-/// transaction. A run that is stopped or fails leaves the derived tables as they were; run it again.
+/// transaction. A run that is stopped or fails before that leaves the derived tables as they were;
+/// run it again.
 ///
 /// All files are checked before any of them runs. Several files run side by side.
 #[derive(Debug, Args)]

@@ -88,7 +88,8 @@ impl<R> Element<R> {
         }
     }
 
-    /// A file with problems; `exit_code` is 0 for one that is good and was not run because of others.
+    /// A file with problems; `exit_code` is 0 for one that is good and was not run because of
+    /// others.
     pub(crate) fn problems(file: &SourceFile, problems: &[Problem], exit_code: u8) -> Self {
         let error = match exit_code {
             0 => "not run, since another file has problems".to_owned(),
@@ -223,7 +224,8 @@ mod tests {
             json!({
                 "file": "w/sessions.yaml",
                 "playbook": "sessions",
-                "error": "step \"fill\" (sql 0.1.0) failed: relation \"scratch.ids\" does not exist",
+                "error": "step \"fill\" (sql 0.1.0) failed: \
+                          relation \"scratch.ids\" does not exist",
                 "exit_code": 6,
                 "line": 7,
                 "column": 9,

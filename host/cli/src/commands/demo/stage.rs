@@ -114,7 +114,6 @@ impl Stage {
             self.session.batch(statement).await.map_err(doing())?;
         }
         self.analyze().await?;
-        self.progress.set_message("");
         Ok(landed)
     }
 
@@ -197,8 +196,8 @@ impl Stage {
     }
 }
 
-/// Copies into all columns, which are in the order in which the chunks have them: the table was made
-/// by the same crate a moment ago.
+/// Copies into all columns, which are in the order in which the chunks have them: the table was
+/// made by the same crate a moment ago.
 async fn copy(session: &Session, table: TableName, chunks: Chunks) -> Result<u64, WarehouseError> {
     let chunks = stream::iter(chunks.map(|chunk| Ok::<_, Infallible>(chunk.into())));
     session.copy_in(&table, &[], CopyFormat::Text, chunks).await

@@ -57,7 +57,7 @@ pub(super) async fn against_rebuild(
     runs: &Runs<'_>,
 ) -> Result<Vec<Compared>, Failed> {
     let derived = workflows.first().map_or("derived", |w| &w.schemas.derived);
-    stage.doing("putting the derived tables aside");
+    stage.doing("rebuild");
     rename(stage, &[(derived, ASIDE)]).await?;
     super::init(workflows, runs).await?;
     super::run(workflows, runs).await?;
@@ -72,7 +72,6 @@ pub(super) async fn against_rebuild(
         stage.doing(&format!("comparing {table}"));
         compared.push(compare(stage, table).await?);
     }
-    stage.doing("");
     Ok(compared)
 }
 
@@ -108,12 +107,12 @@ async fn compare(stage: &Stage, table: &TableName) -> Result<Compared, Failed> {
 fn compare_sql(table: &TableName) -> String {
     let rebuilt = TableName::new(REBUILD, table.name());
     let only = |left: &TableName, right: &TableName| {
-        format!(
-            "(SELECT count(*) FROM (SELECT * FROM {left} EXCEPT ALL SELECT * FROM {right}) AS differ)"
-        )
+        let rows = format!("SELECT * FROM {left} EXCEPT ALL SELECT * FROM {right}");
+        format!("(SELECT count(*) FROM ({rows}) AS differ)")
     };
     format!(
-        "SELECT\n  (SELECT count(*) FROM {table}) AS derived_rows,\n  {} AS only_derived,\n  {} AS only_rebuilt",
+        "SELECT (SELECT count(*) FROM {table}) AS derived_rows, {} AS only_derived, \
+         {} AS only_rebuilt",
         only(table, &rebuilt),
         only(&rebuilt, table),
     )
