@@ -96,6 +96,11 @@ impl Db {
         db
     }
 
+    /// Returns the database's connection string.
+    pub fn url(&self) -> String {
+        self.target.socket_url().expect("it is on a socket")
+    }
+
     /// Runs statements of the test's own.
     pub async fn sql(&self, sql: &str) {
         self.session
@@ -221,7 +226,6 @@ impl Db {
     pub async fn assert_equals_rebuild(&self, workflow: &str, table: &str) {
         self.sql("DROP SCHEMA IF EXISTS rebuilt, rebuild_scratch CASCADE")
             .await;
-        self.sql("DELETE FROM stepwell.leases WHERE false").await;
         let text = rebuild_text(&read(workflow));
         let rebuild = parse_at(&root().join("workflows").join(workflow), &text);
         self.run(&rebuild)

@@ -2,20 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use anyhow::Context;
 use stepwell_warehouse::Target;
 
 /// The folder that makes a directory a project.
 pub(crate) const FOLDER: &str = ".stepwell";
-
-/// What is written as `%…` in a URL: all but RFC 3986's unreserved characters, and slashes.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~')
-    .remove(b'/');
 
 /// Returns the directory given, or else the nearest one from `current` upwards that has a
 /// `.stepwell/`, or else `current`.
@@ -47,27 +38,9 @@ pub(crate) fn cache_directory(env: &dyn Fn(&str) -> Option<PathBuf>) -> Option<P
 ///
 /// If the target is not on a socket.
 pub(crate) fn socket_url(target: &Target) -> anyhow::Result<String> {
-    // A target does not give its parts away, since one of them may be a password; what it shows has
-    // the form `user@/directory:port/database`.
-    let shown = target.to_string();
-    let place = shown
-        .strip_prefix(target.user())
-        .and_then(|rest| rest.strip_prefix('@'))
-        .and_then(|rest| rest.strip_suffix(target.database()))
-        .and_then(|rest| rest.strip_suffix('/'))
-        .and_then(|rest| rest.rsplit_once(':'))
-        .filter(|(directory, _)| directory.starts_with('/'));
-    let Some((directory, port)) = place else {
-        bail!("{shown} is not on a local socket");
-    };
-    let port: u16 = port.parse().context("the port of a target is a number")?;
-    let encode = |text| utf8_percent_encode(text, ENCODED).to_string();
-    Ok(format!(
-        "postgres://{}@/{}?host={}&port={port}",
-        encode(target.user()),
-        encode(target.database()),
-        encode(directory),
-    ))
+    target
+        .socket_url()
+        .with_context(|| format!("{target} is not on a local socket"))
 }
 
 #[cfg(test)]

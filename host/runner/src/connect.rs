@@ -52,16 +52,43 @@ pub(crate) async fn session(
     target: &Target,
     role: &str,
 ) -> Result<Session, RunError> {
+    open(workflow, target, role, &[]).await
+}
+
+/// Connects the session that holds the lease and keeps the journal.
+///
+/// Its commits do not wait for the disk. What a crash of the server could take back is a lease whose holder lost its
+/// connections with it, and lines of the journal; the row that says `committed` is written by the commit step's own
+/// transaction, which does wait.
+pub(crate) async fn control(workflow: &Workflow, target: &Target) -> Result<Session, RunError> {
+    open(
+        workflow,
+        target,
+        "control",
+        &[("synchronous_commit", "off")],
+    )
+    .await
+}
+
+async fn open(
+    workflow: &Workflow,
+    target: &Target,
+    role: &str,
+    more: &[(&str, &str)],
+) -> Result<Session, RunError> {
     let warehouse = &workflow.warehouse;
+    let given = warehouse
+        .settings
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone()));
+    let more = more
+        .iter()
+        .map(|&(name, value)| (name.to_owned(), value.to_owned()));
     let options = SessionOptions {
         application_name: format!("stepwell {} {role}", workflow.playbook.as_str()),
         statement_timeout: Some(warehouse.statement_timeout.unwrap_or(STATEMENT_TIMEOUT)),
         lock_timeout: Some(warehouse.lock_timeout.unwrap_or(LOCK_TIMEOUT)),
-        settings: warehouse
-            .settings
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect(),
+        settings: given.chain(more).collect(),
     };
     Session::connect(target, &options)
         .await

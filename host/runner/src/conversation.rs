@@ -108,7 +108,7 @@ async fn next(
 ) -> (Attempt, RunInfo, Vec<Answer>, Result<Reply, CallError>) {
     blocking(move || {
         let reply = attempt.next(&info, &answers);
-        for line in attempt.log() {
+        for line in attempt.take_log() {
             tracing::debug!(step = %info.step_id, "{}", line.message);
         }
         (attempt, info, answers, reply)

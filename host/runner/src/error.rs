@@ -244,7 +244,7 @@ impl RunError {
             Problem::Plugin { source: CallError::Limit(limit) } => {
                 let plugin = self.step.as_ref().map_or("<name>", |step| step.plugin.as_str());
                 let plugin = plugin.split(' ').next().unwrap_or(plugin);
-                Some(format!("If the plugin needs more, raise `{}` in the workflow file.", limit.limit.setting(plugin)))
+                Some(limit.limit.help(plugin))
             }
             Problem::LeaseHeld { heartbeat_age, place, .. } => Some(format!(
                 "It runs at {place} and gave a sign of life {} s ago. Wait for it to end; if it is dead, the next run takes over by itself.",

@@ -47,7 +47,10 @@ pub struct RunOptions {
 
 impl RunOptions {
     /// Returns `as_of`, or now: the one place where a run reads the clock.
-    #[expect(clippy::disallowed_methods, reason = "this is the runner, and the clock is read once")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the runner, and the clock is read once"
+    )]
     pub(crate) fn point_in_time(&self) -> jiff::Timestamp {
         self.as_of.unwrap_or_else(jiff::Timestamp::now)
     }
@@ -69,7 +72,7 @@ pub async fn run(
     let begun = Instant::now();
     let target = connect::target(workflow, options).await?;
     let (control, first, components) = tokio::try_join!(
-        connect::session(workflow, &target, "control"),
+        connect::control(workflow, &target),
         connect::session(workflow, &target, "step"),
         components.load_all(workflow),
     )?;

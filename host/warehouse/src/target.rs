@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio_postgres::Config;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -189,6 +190,23 @@ impl Target {
             user: user.to_owned(),
             database: database.to_owned(),
         }
+    }
+
+    /// Returns a connection string for this target, if it is on a local socket; no password is in it.
+    pub fn socket_url(&self) -> Option<String> {
+        const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
+        let encode = |text: &str| utf8_percent_encode(text, ENCODED).to_string();
+        let endpoint = self.endpoints.first()?;
+        let Place::Unix(directory) = &endpoint.place else {
+            return None;
+        };
+        Some(format!(
+            "postgres://{}@/{}?host={}&port={}",
+            encode(&self.user),
+            encode(&self.database),
+            encode(directory.to_str()?).replace("%2F", "/"),
+            endpoint.port,
+        ))
     }
 
     /// Returns the same server with another database.

@@ -151,3 +151,17 @@ fn another_database_and_another_login() {
     assert_eq!(other.to_string(), "step@db:5432/stock");
     assert_ne!(other.config.get_password(), Some(&b"hunter2"[..]));
 }
+
+#[test]
+fn a_socket_url_reads_back() {
+    let target = Target::local_socket(Path::new("/tmp/a b%/run"), 5433, "me@x", "d/b");
+    let url = target.socket_url().expect("it is on a socket");
+    assert_eq!(
+        url,
+        "postgres://me%40x@/d%2Fb?host=/tmp/a%20b%25/run&port=5433"
+    );
+    let again = Target::parse(&url).expect("a url");
+    assert_eq!(again.to_string(), target.to_string());
+    let tcp = Target::parse("postgres://me:secret@localhost/db").expect("a url");
+    assert_eq!(tcp.socket_url(), None);
+}
