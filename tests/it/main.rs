@@ -3,8 +3,10 @@
 //! [`harness`] starts one server for all tests, with a database for each; a module a promise.
 
 mod competition;
+mod faults;
 mod harness;
 mod inputs;
+mod program;
 mod real;
 mod run;
 mod workflows;

@@ -276,7 +276,7 @@ async fn a_plan_never_writes() {
         .map(|step| (step.id.as_str(), step.statements.len()))
         .collect();
     assert_eq!(steps.len(), 6);
-    assert!(steps.contains(&("commit", 5)), "{steps:?}");
+    assert!(steps.contains(&("commit", 6)), "{steps:?}");
     assert_eq!(db.rows(traces).await, before);
 }
 
