@@ -11,7 +11,7 @@ use stepwell_demo::StreamOptions;
 use stepwell_warehouse::local::{Durability, LocalOptions, LocalServer};
 use stepwell_warehouse::{Session, SessionOptions};
 
-use crate::commands::{Commands, WORKFLOWS};
+use crate::commands::{Commands, TUNED, WORKFLOWS};
 use crate::database::{Database, Indexes};
 use crate::machine;
 use crate::measure::{Sample, measure};
@@ -30,12 +30,13 @@ pub enum Side {
 pub struct Stage {
     folder: PathBuf,
     server: LocalServer,
+    tuned_psql: bool,
     removed: bool,
 }
 
 impl Stage {
     /// Starts the server.
-    pub fn set() -> Result<Self> {
+    pub fn set(tuned_psql: bool) -> Result<Self> {
         // Where cargo builds, since a temporary directory is often in memory.
         let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let folder = parent.join(format!("main-job-{}", std::process::id()));
@@ -48,6 +49,7 @@ impl Stage {
         let stage = Self {
             folder,
             server,
+            tuned_psql,
             removed: false,
         };
         stage.server.ensure_running().context("start the server")?;
@@ -82,7 +84,10 @@ impl Stage {
             days,
             ..StreamOptions::default()
         };
-        let (psql, folder) = (self.server.psql()?, self.folder.join(name));
+        let (mut psql, folder) = (self.server.psql()?, self.folder.join(name));
+        if self.tuned_psql {
+            psql.env("PGOPTIONS", TUNED);
+        }
         let commands = Commands::new(psql, name, folder, self.cache())?;
         let begun = Instant::now();
         let session = self.connect(name).await?;
