@@ -60,6 +60,8 @@ pub enum WarehouseState {
     Unchanged,
     /// Scratch tables were written; derived tables and manifest are as before.
     ScratchWritten,
+    /// A step other than the commit step changed tables beyond scratch; the manifest is as before.
+    BeyondScratch,
     /// Earlier passes are committed; what this one computed is in scratch only.
     EarlierPassesCommitted,
     /// Derived rows, manifest and journal are committed.
@@ -73,6 +75,9 @@ impl fmt::Display for WarehouseState {
         f.write_str(match self {
             Self::Unchanged => "nothing was written; derived tables and manifest unchanged",
             Self::ScratchWritten => "scratch tables written, derived tables and manifest unchanged",
+            Self::BeyondScratch => {
+                "tables that a step writes by itself were changed; the commit step's tables and the manifest unchanged"
+            }
             Self::EarlierPassesCommitted => {
                 "earlier slices committed; of this one scratch tables written, derived tables and manifest unchanged"
             }
@@ -151,6 +156,12 @@ pub enum Problem {
         /// The playbook.
         playbook: String,
     },
+    /// The session that holds the lease was lost.
+    #[error("the session that holds the lease of playbook \"{playbook}\" was lost")]
+    ControlLost {
+        /// The playbook.
+        playbook: String,
+    },
     /// The host's own tables are not there.
     #[error("the warehouse has no table {table}")]
     NotInitialised {
@@ -214,7 +225,9 @@ impl RunError {
             Problem::LeaseHeld { .. } | Problem::LeaseLost { .. } => Failure::Lease,
             Problem::NotInitialised { .. } | Problem::Version { .. } => Failure::NotInitialised,
             Problem::Stopped { .. } => Failure::Stopped,
-            Problem::Local { .. } | Problem::Url { .. } => Failure::Connection,
+            Problem::Local { .. } | Problem::Url { .. } | Problem::ControlLost { .. } => {
+                Failure::Connection
+            }
             Problem::Warehouse { source, .. } | Problem::Statement { source } => match source {
                 WarehouseError::Unreachable { .. }
                 | WarehouseError::Authentication { .. }
@@ -251,8 +264,11 @@ impl RunError {
                 heartbeat_age.as_secs()
             )),
             Problem::LeaseLost { .. } => {
-                Some("Another run took over, since this one gave no sign of life. It changed nothing; the other one does the work.".into())
+                Some("Another run took over, since this one gave no sign of life; that one does the work.".into())
             }
+            Problem::ControlLost { .. } => Some(
+                "Run it again. Without that session nobody can tell that the run is alive, so it stopped.".into(),
+            ),
             Problem::NotInitialised { .. } => {
                 Some("Run `stepwell init <workflow>` once, or give a DBA what `stepwell init --print <workflow>` prints.".into())
             }

@@ -1,6 +1,7 @@
 //! Running the statements of a checked plan.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::time::{Duration, Instant};
 
 use stepwell_sandbox::contract::{Plan, Statement};
@@ -38,6 +39,8 @@ pub(crate) struct Execution<'a> {
     pub(crate) place: StepPlace,
     /// Set where the plan writes the manifest: what the journal notes in the same transaction.
     pub(crate) commits: Option<Progress>,
+    /// The longest time for all statements together; COMMIT is not counted.
+    pub(crate) wall: Option<Duration>,
 }
 
 impl Execution<'_> {
@@ -47,15 +50,15 @@ impl Execution<'_> {
             return Ok(Executed::default());
         }
         if !self.plan.atomic {
-            return self.statements().await;
+            return self.within_wall(self.statements()).await;
         }
-        let durability = match self.commits {
-            Some(_) => Durability::Derived,
-            None => Durability::Scratch,
+        let durability = match self.beyond_scratch() {
+            true => Durability::Derived,
+            false => Durability::Scratch,
         };
         let begun = self.context.lease.begin(self.session, durability).await;
         begun.map_err(|error| error.at(self.place.clone()))?;
-        match self.statements_and_journal().await {
+        match self.within_wall(self.statements_and_journal()).await {
             Ok(executed) => {
                 self.commit().await?;
                 Ok(executed)
@@ -66,6 +69,41 @@ impl Execution<'_> {
                 Err(error)
             }
         }
+    }
+
+    /// Whether the plan changes rows of tables other than scratch.
+    fn beyond_scratch(&self) -> bool {
+        let scratch = &self.context.steps.workflow.schemas.scratch;
+        let beyond = |name: &String| {
+            name.parse::<stepwell_sql::TableName>()
+                .is_ok_and(|table| table.schema() != scratch)
+        };
+        self.plan
+            .statements
+            .iter()
+            .flat_map(|statement| &statement.writes)
+            .any(beyond)
+    }
+
+    /// Waits for work as long as the step may take, then cancels it on the server.
+    async fn within_wall(
+        &self,
+        work: impl Future<Output = Result<Executed, RunError>>,
+    ) -> Result<Executed, RunError> {
+        let Some(wall) = self.wall else {
+            return work.await;
+        };
+        if let Ok(done) = tokio::time::timeout(wall, work).await {
+            return done;
+        }
+        if let Err(error) = self.session.canceller().cancel().await {
+            tracing::warn!(%error, "could not cancel the running statement");
+        }
+        let message = format!(
+            "the step's statements took longer than its limit of {} s (`limits: wall`)",
+            wall.as_secs_f64()
+        );
+        Err(RunError::new(Problem::Refused(message)).at(self.place.clone()))
     }
 
     async fn statements_and_journal(&self) -> Result<Executed, RunError> {
@@ -176,6 +214,9 @@ impl Execution<'_> {
             }),
         };
         committed.map_err(|error| error.at(self.place.clone()))?;
+        if self.commits.is_none() && self.beyond_scratch() {
+            self.context.wrote_beyond_scratch();
+        }
         if self.commits.is_some() {
             self.context.committed();
             // The server's statistics of what was just deleted and inserted lag behind, and `defrag` comes next.

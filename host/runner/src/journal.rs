@@ -1,7 +1,7 @@
 //! The journal: what each run did, in the warehouse itself, beside the rows that it changed.
 
 use serde_json::json;
-use stepwell_warehouse::{Param, Session};
+use stepwell_warehouse::{AnswerLimits, Param, Session};
 
 use crate::error::RunError;
 use crate::lease::Lease;
@@ -77,10 +77,14 @@ impl Journal {
         session: &Session,
         pass: u32,
     ) -> Result<bool, RunError> {
-        let sql = "SELECT FROM stepwell.runs WHERE run_id = $1 AND passes >= $2";
-        let params = [Param::Text(self.run_id.clone()), Param::Int64(pass.into())];
-        let found = session.execute(sql, &params).await;
-        Ok(found.map_err(RunError::warehouse("read the journal"))? == 1)
+        // Locks the row, so that it waits for a COMMIT that is still on its way, and then reads what that one wrote.
+        let sql = "SELECT passes FROM stepwell.runs WHERE run_id = $1 FOR SHARE";
+        let params = [Param::Text(self.run_id.clone())];
+        let found = session.ask(sql, &params, &AnswerLimits::default()).await;
+        let found = found.map_err(RunError::warehouse("read the journal"))?;
+        Ok(found
+            .int64(0, "passes")
+            .is_some_and(|passes| passes >= pass.into()))
     }
 
     /// Notes what a step did.

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use stepwell_sandbox::contract::{Plan, Question, Statement};
+use stepwell_sql::lexer::{Token, TokenKind, tokens};
 use stepwell_sql::{StatementKind, TableName, split, statement_kind};
 use stepwell_workflow::{Step, Trust, Workflow};
 
@@ -29,6 +30,7 @@ impl Rights {
     pub(crate) fn of(workflow: &Workflow, step: &Step) -> Self {
         let mut rights = Self {
             derived_schema: workflow.schemas.derived.clone(),
+            manifest: Some(workflow.manifest.clone()),
             ..Self::default()
         };
         for (alias, _) in &step.reads_scratch {
@@ -96,7 +98,6 @@ impl Rights {
             match word.as_str() {
                 "manifest" => {
                     self.writes.insert(workflow.manifest.clone());
-                    self.manifest = Some(workflow.manifest.clone());
                 }
                 "scratch" => self.scratch.push(workflow.scratch_table("")),
                 _ => {}
@@ -159,6 +160,9 @@ impl Rights {
             StatementKind::Maintain if atomic => {
                 return Err("is maintenance, which runs outside of a transaction".into());
             }
+            StatementKind::Query if statement.writes.is_empty() && may_change(&statement.sql) => {
+                return Err("can change tables, and does not say which".into());
+            }
             StatementKind::Other(_) | StatementKind::Empty => {
                 return Err(format!("is {}, which no step may run", words(&kind)));
             }
@@ -199,6 +203,18 @@ fn one_statement(sql: &str) -> Result<StatementKind, String> {
         ));
     }
     statement_kind(sql).map_err(|error| error.to_string())
+}
+
+/// Whether a query holds a word that lets it change tables: `WITH x AS (DELETE …) SELECT`, `SELECT … INTO`.
+fn may_change(sql: &str) -> bool {
+    const WORDS: [&str; 5] = ["insert", "update", "delete", "merge", "into"];
+    let changes = |token: &Token<'_>| {
+        token.kind == TokenKind::Word
+            && WORDS
+                .iter()
+                .any(|word| token.text.eq_ignore_ascii_case(word))
+    };
+    tokens(sql).is_ok_and(|tokens| tokens.iter().any(changes))
 }
 
 fn table(name: &str) -> Result<TableName, String> {
@@ -318,6 +334,15 @@ mod tests {
                 "outside of a transaction",
             ),
             (plan(true, "SELECT 'a", &[], &[]), "never closed"),
+            (
+                plan(
+                    true,
+                    "WITH x AS (Delete FROM a RETURNING 1) SELECT 1 FROM x",
+                    &[],
+                    &[],
+                ),
+                "does not say which",
+            ),
         ] {
             let error = rights.check(&plan).unwrap_err();
             assert!(error.contains(part), "{error}");

@@ -26,21 +26,22 @@ impl<'a> Pool<'a> {
 
     /// Returns a session that nobody else uses until it is given back.
     pub(crate) async fn take(&self) -> Result<Session, RunError> {
-        let idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
+        let idle = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            // A session may have died while nobody used it.
+            idle.retain(|session| !session.is_closed());
+            idle.pop()
+        };
         match idle {
             Some(session) => Ok(session),
             None => connect::session(self.workflow, self.target, "step").await,
         }
     }
 
-    /// Takes a session back after work that went well. One that is in an unknown state is dropped instead, which ends its
-    /// transaction on the server.
-    pub(crate) fn give_back(&self, session: Session) {
-        if !session.is_closed() {
+    /// Takes a session back after work that went well, with what the step's SQL may have left in it undone. One that is in
+    /// an unknown state is dropped instead, which ends its transaction on the server.
+    pub(crate) async fn give_back(&self, session: Session) {
+        if session.reset().await.unwrap_or(false) {
             self.idle
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

@@ -19,7 +19,7 @@ use crate::error::{Problem, RunError, WarehouseState};
 use crate::execute::{Executed, Execution};
 use crate::init;
 use crate::journal::{End, Journal, Progress};
-use crate::lease::{Applicant, HEARTBEAT, Lease};
+use crate::lease::{Applicant, EXPIRY, HEARTBEAT, Lease};
 use crate::observe::{Event, Observer};
 use crate::pool::Pool;
 use crate::report::{Outcome, RunReport, StepReport, StepState};
@@ -138,12 +138,15 @@ pub(crate) struct Context<'a> {
 #[derive(Debug, Default)]
 struct Totals {
     progress: Progress,
+    /// The last pass that is committed.
+    committed: u32,
     steps: Vec<StepReport>,
 }
 
 /// A step that ended.
 struct Ended {
-    index: usize,
+    /// The step, unless it failed without failing the run: what needs it is then skipped.
+    done: Option<usize>,
     /// The run ends here, for this reason.
     ends_run: Option<String>,
 }
@@ -162,15 +165,38 @@ impl Context<'_> {
         }
     }
 
+    /// Notes that a step changed tables beyond scratch in a transaction of its own.
+    pub(crate) fn wrote_beyond_scratch(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(
+            *state,
+            WarehouseState::Unchanged | WarehouseState::ScratchWritten
+        ) {
+            *state = WarehouseState::BeyondScratch;
+        }
+    }
+
     /// Notes that a pass is committed.
     pub(crate) fn committed(&self) {
         self.set_state(WarehouseState::Committed);
-        let pass = self.progress().passes;
+        let pass = {
+            let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+            totals.committed = totals.progress.passes;
+            totals.committed
+        };
         self.event(&Event::Committed { pass });
     }
 
     pub(crate) fn set_state(&self, state: WarehouseState) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// The last pass that is committed; 0 if none is.
+    fn committed_pass(&self) -> u32 {
+        self.totals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .committed
     }
 
     fn progress(&self) -> Progress {
@@ -182,20 +208,32 @@ impl Context<'_> {
 
     /// Gives signs of life, and listens for a request to stop. Never ends.
     async fn watch(&self, mut stop: Stop) -> std::convert::Infallible {
-        let mut stopped = false;
+        let listening = async {
+            let signal = stop.asked().await;
+            self.interrupts.raise(Interrupt::Signal(signal));
+        };
+        tokio::join!(listening, self.beat());
+        std::future::pending().await
+    }
+
+    /// Gives signs of life until the lease is gone.
+    async fn beat(&self) {
         loop {
-            tokio::select! {
-                signal = stop.asked(), if !stopped => {
-                    stopped = true;
-                    self.interrupts.raise(Interrupt::Signal(signal));
+            tokio::time::sleep(HEARTBEAT).await;
+            let beating = tokio::time::timeout(EXPIRY / 2, self.lease.beat(&self.control)).await;
+            let interrupt = match beating {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) if matches!(*error.problem, Problem::LeaseLost { .. }) => {
+                    Interrupt::LeaseLost
                 }
-                () = tokio::time::sleep(HEARTBEAT) => {
-                    if let Err(error) = self.lease.beat(&self.control).await {
-                        tracing::warn!(%error, "no sign of life could be given");
-                        self.interrupts.raise(Interrupt::LeaseLost);
-                    }
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "no sign of life could be given");
+                    Interrupt::ControlLost
                 }
-            }
+                Err(_) => Interrupt::ControlLost,
+            };
+            self.interrupts.raise(interrupt);
+            return;
         }
     }
 
@@ -233,6 +271,10 @@ impl Context<'_> {
             if !more {
                 return Ok(self.outcome());
             }
+            if self.committed_pass() < pass {
+                let message = "the gate step says that more is pending, but no step noted batches as processed";
+                return Err(RunError::new(Problem::Refused(message.into())));
+            }
             self.steps.forget();
         }
         Err(RunError::new(Problem::Refused(format!(
@@ -260,7 +302,7 @@ impl Context<'_> {
             .conversation(index)
             .plan(&session, &self.interrupts)
             .await?;
-        self.pool.give_back(session);
+        self.pool.give_back(session).await;
         Ok(plan)
     }
 
@@ -311,12 +353,11 @@ impl Context<'_> {
             }
             match running.next().await {
                 None => break,
-                Some(Ok(Ended {
-                    index,
-                    ends_run: ends,
-                })) => {
-                    done[index] = true;
-                    ends_run = ends_run.or(ends);
+                Some(Ok(ended)) => {
+                    if let Some(index) = ended.done {
+                        done[index] = true;
+                    }
+                    ends_run = ends_run.or(ended.ends_run);
                 }
                 Some(Err(error)) => {
                     // The first failure is the one that counts; those after it follow from the cancelling.
@@ -366,7 +407,10 @@ impl Context<'_> {
                     .step(&self.control, pass, rows_read, &report)
                     .await?;
                 self.add(report);
-                Ok(Ended { index, ends_run })
+                Ok(Ended {
+                    done: Some(index),
+                    ends_run,
+                })
             }
             Err(error) if self.may_fail(index) && self.interrupts.check().is_ok() => {
                 let message = crate::error::one_line(&error);
@@ -378,9 +422,8 @@ impl Context<'_> {
                 (report.state, report.error) = (StepState::Failed, Some(message));
                 self.journal.step(&self.control, pass, 0, &report).await?;
                 self.add(report);
-                // Not among the steps that are done: what needs it is skipped.
                 Ok(Ended {
-                    index: usize::MAX,
+                    done: None,
                     ends_run: None,
                 })
             }
@@ -395,10 +438,16 @@ impl Context<'_> {
         }
     }
 
-    /// Whether the run goes on without the step: it is not critical, and neither is anything that needs it.
+    /// Whether the run goes on without the step: it is not critical, and neither is anything that needs it. A step that
+    /// writes the manifest always counts.
     fn may_fail(&self, index: usize) -> bool {
         let steps = &self.steps.workflow.steps;
         !steps[index].critical
+            && !steps[index]
+                .kind
+                .writes
+                .iter()
+                .any(|word| word == "manifest")
             && (0..steps.len())
                 .filter(|&other| steps[other].needs.contains(&index))
                 .all(|other| self.may_fail(other))
@@ -434,21 +483,11 @@ impl Context<'_> {
             plan: &plan,
             place: place.clone(),
             commits: rights.commits(&plan).then(|| self.progress()),
+            wall: self.steps.wall(index),
         };
-        let wall = self.steps.limits(index).wall;
-        let executed = match tokio::time::timeout(wall, execution.run()).await {
-            Ok(executed) => executed?,
-            Err(_) => {
-                let _ = session.canceller().cancel().await;
-                let message = format!(
-                    "the step took longer than its limit of {} s (`limits: wall`)",
-                    wall.as_secs()
-                );
-                return Err(RunError::new(Problem::Refused(message)).at(place));
-            }
-        };
+        let executed = execution.run().await?;
         self.steps.publish(index, &plan);
-        self.pool.give_back(session);
+        self.pool.give_back(session).await;
         Ok((plan, executed))
     }
 
@@ -526,9 +565,13 @@ impl Context<'_> {
         let passes = totals.progress.passes;
         match outcome {
             Ok(outcome) => {
-                self.journal
-                    .finish(&self.control, &self.lease, &End::Well(&outcome, passes))
-                    .await?;
+                let end = End::Well(&outcome, passes);
+                let finishing = self.journal.finish(&self.control, &self.lease, &end);
+                finishing.await.map_err(|mut error| {
+                    error.state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                    error.run_id = Some(self.steps.run_id.clone());
+                    error
+                })?;
                 Ok(RunReport {
                     playbook: self.steps.workflow.playbook.as_str().to_owned(),
                     run_id: self.steps.run_id.clone(),
@@ -545,11 +588,7 @@ impl Context<'_> {
                 error.state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
                 error.run_id = Some(self.steps.run_id.clone());
                 // Only committed passes count in the journal.
-                let committed = match error.state {
-                    WarehouseState::Committed => passes,
-                    _ => passes.saturating_sub(1),
-                };
-                let end = End::Badly(&error, committed);
+                let end = End::Badly(&error, totals.committed);
                 let finishing = self.journal.finish(&self.control, &self.lease, &end);
                 if let Ok(Err(journal)) =
                     tokio::time::timeout(Duration::from_secs(1), finishing).await
@@ -567,6 +606,7 @@ impl Context<'_> {
 pub(crate) enum Interrupt {
     Signal(&'static str),
     LeaseLost,
+    ControlLost,
     /// Another step of the run failed.
     Sibling,
 }
@@ -629,6 +669,9 @@ impl Interrupts {
         RunError::new(match interrupt {
             Interrupt::Signal(signal) => Problem::Stopped { signal },
             Interrupt::LeaseLost => Problem::LeaseLost {
+                playbook: self.playbook.clone(),
+            },
+            Interrupt::ControlLost => Problem::ControlLost {
                 playbook: self.playbook.clone(),
             },
             Interrupt::Sibling => Problem::Refused("another step of the run failed".into()),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::Value;
 use stepwell_sandbox::contract::{Plan, Relation, RunInfo};
@@ -68,8 +69,14 @@ impl<'a> Steps<'a> {
         &self.rights[index]
     }
 
-    pub(crate) fn limits(&self, index: usize) -> &Limits {
-        &self.limits[index]
+    /// Returns how long the statements of a step may take, where the workflow limits it. Built-in steps are bounded by
+    /// `statement-timeout` alone: a first build takes as long as it takes.
+    pub(crate) fn wall(&self, index: usize) -> Option<Duration> {
+        let uses = &self.workflow.steps[index].uses;
+        self.workflow
+            .plugins
+            .get(uses)
+            .and_then(|entry| entry.limits.wall)
     }
 
     pub(crate) fn place(&self, index: usize) -> StepPlace {

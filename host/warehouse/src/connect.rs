@@ -56,6 +56,8 @@ pub(crate) struct Opened {
     pub server: String,
     /// As the server says it: `15.5 (Debian 15.5-1)`.
     pub version: String,
+    /// Whether the settings came with the start-up packet, so that RESET goes back to them.
+    pub pinned_at_start: bool,
 }
 
 /// What the session and the task that drives its connection both know.
@@ -111,8 +113,9 @@ async fn open_endpoint(
         Err(error) if refuses_settings(&error) => {
             // A server that does not know one of them, or a pooler: set what can be set afterwards.
             config.options(own);
-            let opened = open_as_encrypted(target, endpoint, &config).await?;
+            let mut opened = open_as_encrypted(target, endpoint, &config).await?;
             set_afterwards(&opened, &settings).await?;
+            opened.pinned_at_start = false;
             Ok(opened)
         }
         opened => opened,
@@ -198,6 +201,7 @@ async fn open_once(
             connector,
             server,
             version,
+            pinned_at_start: true,
         }),
         Ok(Err(error)) => {
             let tls = classify::is_tls(&error);

@@ -56,6 +56,7 @@ pub struct Session {
     connector: Option<MakeRustlsConnect>,
     server: String,
     version: String,
+    pinned_at_start: bool,
     backend_pid: OnceCell<i32>,
 }
 
@@ -87,6 +88,7 @@ impl Session {
             connector,
             server,
             version,
+            pinned_at_start,
         } = connect::open(target, options).await?;
         Ok(Self {
             client,
@@ -94,6 +96,7 @@ impl Session {
             connector,
             server,
             version,
+            pinned_at_start,
             backend_pid: OnceCell::new(),
         })
     }
@@ -232,6 +235,23 @@ impl Session {
     /// As [`execute`](Self::execute); when the connection is lost the server undoes it by itself.
     pub async fn rollback(&self) -> Result<(), WarehouseError> {
         self.batch("ROLLBACK").await
+    }
+
+    /// Undoes what statements may have left in the session: settings, locks, cursors, temporary tables. Returns whether
+    /// the session is as it was when it was opened; if not, it is not to be used again.
+    ///
+    /// # Errors
+    ///
+    /// As [`execute`](Self::execute), also inside of a transaction.
+    pub async fn reset(&self) -> Result<bool, WarehouseError> {
+        // Not DISCARD ALL: it would also take prepared statements that the client library keeps.
+        const RESET: &str = "RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES; \
+                             SELECT pg_catalog.pg_advisory_unlock_all()";
+        if !self.pinned_at_start {
+            return Ok(false);
+        }
+        self.batch(RESET).await?;
+        Ok(true)
     }
 
     /// Sets the longest time of the statements that follow, for the session or, inside a
