@@ -37,13 +37,11 @@ impl Sql {
     #[doc(hidden)]
     pub fn dedented(text: &str) -> Self {
         let indent = |line: &str| line.len() - line.trim_start_matches(' ').len();
-        let shared = text
-            .lines()
-            .skip(1)
-            .filter(|line| !line.trim().is_empty())
-            .map(indent)
-            .min();
-        Self(text.replace(&format!("\n{}", " ".repeat(shared.unwrap_or(0))), "\n"))
+        let lines = text.lines().skip(1).filter(|line| !line.trim().is_empty());
+        let blank = " ".repeat(lines.map(indent).min().unwrap_or(0));
+        Self(moved(text, |line| {
+            line.strip_prefix(&blank).unwrap_or(line).to_owned()
+        }))
     }
 
     /// Returns the text.
@@ -54,7 +52,8 @@ impl Sql {
     /// Returns the text with every line but the first moved right, for a piece that stands inside a statement.
     #[must_use]
     pub fn indented(&self, columns: usize) -> Self {
-        Self(self.0.replace('\n', &format!("\n{}", " ".repeat(columns))))
+        let blank = " ".repeat(columns);
+        Self(moved(&self.0, |line| format!("{blank}{line}")))
     }
 }
 
@@ -68,6 +67,31 @@ impl fmt::Display for Sql {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Changes the indentation of every line but the first. A line that begins inside a literal or a quoted name stays as it
+/// is: there a space is part of the value.
+fn moved(text: &str, line: impl Fn(&str) -> String) -> String {
+    // A piece that is no SQL by itself, such as half of a literal, cannot be made: pieces quote themselves.
+    let tokens = lexer::tokens(text).unwrap_or_default();
+    let within = |at: usize| {
+        tokens
+            .iter()
+            .any(|token| token.start < at && at < token.end())
+    };
+    let mut out = String::with_capacity(text.len() * 2);
+    let mut at = 0;
+    for (number, part) in text.split('\n').enumerate() {
+        if number > 0 {
+            out.push('\n');
+        }
+        match number == 0 || within(at) {
+            true => out.push_str(part),
+            false => out.push_str(&line(part)),
+        }
+        at += part.len() + 1;
+    }
+    out
 }
 
 /// A column or an alias, quoted where needed.
@@ -144,6 +168,14 @@ macro_rules! sql {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn indentation_stops_at_literals() {
+        let piece = Sql::trusted("SELECT 'a\n  b',\n  c");
+        assert_eq!(piece.indented(2).as_str(), "SELECT 'a\n  b',\n    c");
+        let sql = crate::sql!("SELECT 1,\n    {piece}\n    FROM t", piece = piece);
+        assert_eq!(sql.as_str(), "SELECT 1,\n  SELECT 'a\n  b',\nc\n  FROM t");
+    }
 
     #[test]
     fn pieces_are_quoted() {

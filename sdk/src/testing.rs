@@ -113,6 +113,13 @@ impl<S: DeserializeOwned> Conversation<S> {
         self
     }
 
+    /// Answers the question with this label, in place of an answer that was given before.
+    #[must_use]
+    pub fn answer_first(mut self, label: &str, answer: Answer) -> Self {
+        self.answers.insert(0, (label.into(), answer));
+        self
+    }
+
     /// Returns what the planner answers in the end, and the questions that it asked.
     ///
     /// # Panics

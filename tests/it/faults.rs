@@ -184,7 +184,7 @@ impl Db {
     }
 
     /// Waits until a query selects a number that fits, for at most a minute.
-    async fn wait_for(&self, sql: &str, fits: impl Fn(i64) -> bool) {
+    pub async fn wait_for(&self, sql: &str, fits: impl Fn(i64) -> bool) {
         let begun = Instant::now();
         while !fits(self.number(sql).await) {
             assert!(

@@ -326,3 +326,281 @@ async fn the_journal_says_what_each_step_did() {
         0
     );
 }
+
+/// The very first batch of a young pipeline lands last.
+///
+/// It lies before every batch in the manifest, and within the lookback.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_oldest_batch_is_taken() {
+    let db = Db::with_tables().await;
+    let batches: Vec<_> = stream(61)
+        .take(8)
+        .filter(|batch| batch.events() > 0)
+        .collect();
+    for batch in &batches[1..] {
+        db.land(batch).await;
+    }
+    db.run(&workflow("sessions.yaml")).await.unwrap();
+    db.land(&batches[0]).await;
+    assert_eq!(db.run(&workflow("sessions.yaml")).await.unwrap().batches, 1);
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+}
+
+/// A full refresh takes all batches at once, whatever `--max-batches` says: readers see one change.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_refresh_has_no_slices() {
+    let db = Db::with_tables().await;
+    for batch in stream(63).take(12) {
+        db.land(&batch).await;
+    }
+    let sessions = workflow("sessions.yaml");
+    db.run(&sessions).await.unwrap();
+    let options = RunOptions {
+        full_refresh: true,
+        max_batches: Some(3),
+        ..RunOptions::default()
+    };
+    let report = db.run_with(&sessions, &options).await.unwrap();
+    let batches = db
+        .number("SELECT count(DISTINCT etl_tstamp) FROM atomic.events")
+        .await;
+    assert_eq!(
+        (report.passes, i64::try_from(report.batches)),
+        (1, Ok(batches))
+    );
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+}
+
+/// Slices go on although events without a batch stand first among what is found.
+#[tokio::test(flavor = "multi_thread")]
+async fn slices_go_on_past_events_without_a_batch() {
+    let db = Db::with_tables().await;
+    for batch in stream(65).take(10) {
+        db.land(&batch).await;
+    }
+    db.sql(
+        "INSERT INTO atomic.events (collector_tstamp, event_id, v_collector, v_etl)
+        SELECT max(collector_tstamp), 'a', '', '' FROM atomic.events",
+    )
+    .await;
+    let options = RunOptions {
+        max_batches: Some(3),
+        ..RunOptions::default()
+    };
+    let report = db
+        .run_with(&workflow("visitor_days.yaml"), &options)
+        .await
+        .unwrap();
+    let batches = db
+        .number("SELECT count(DISTINCT etl_tstamp) FROM atomic.events")
+        .await;
+    assert_eq!(i64::try_from(report.batches), Ok(batches));
+}
+
+/// A derived table that was dropped, or one that was there before the manifest, is not filled in part.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_without_its_manifest_is_refused() {
+    let db = Db::with_tables().await;
+    let batches: Vec<_> = stream(67).take(10).collect();
+    for batch in &batches[..8] {
+        db.land(batch).await;
+    }
+    let sessions = workflow("sessions.yaml");
+    db.run(&sessions).await.unwrap();
+    db.sql("DROP TABLE derived.sessions").await;
+    for batch in &batches[8..] {
+        db.land(batch).await;
+    }
+    let error = db.run(&sessions).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("does not exist, though batches were processed"),
+        "{error}"
+    );
+    assert!(error.help().unwrap().contains("--full-refresh"));
+    let refresh = RunOptions {
+        full_refresh: true,
+        ..RunOptions::default()
+    };
+    db.run_with(&sessions, &refresh).await.unwrap();
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+
+    db.sql("DELETE FROM derived.manifest").await;
+    let error = db.run(&sessions).await.unwrap_err();
+    assert!(
+        error.to_string().contains("has rows, though no batch"),
+        "{error}"
+    );
+}
+
+/// A derived row whose first time is NULL is computed from all of its events.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_without_its_first_time_is_computed_whole() {
+    let db = Db::with_tables().await;
+    let batches: Vec<_> = stream(69).collect();
+    for batch in &batches[..30] {
+        db.land(batch).await;
+    }
+    db.run(&workflow("visitor_days.yaml")).await.unwrap();
+    db.sql("UPDATE derived.visitor_days SET first_collector_tstamp = NULL")
+        .await;
+    for batch in &batches[30..] {
+        db.land(batch).await;
+    }
+    db.run(&workflow("visitor_days.yaml")).await.unwrap();
+    let cut = db.number(
+        "SELECT count(*) FROM derived.visitor_days AS d WHERE first_collector_tstamp IS NOT NULL AND first_collector_tstamp <> (
+           SELECT min(collector_tstamp) FROM atomic.events WHERE domain_userid = d.visitor AND derived_tstamp::date = d.day)",
+    );
+    assert_eq!(cut.await, 0);
+}
+
+/// Events that are gone from a processed batch are reported in every run, and their batch is left alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_are_gone_are_reported() {
+    let db = Db::with_tables().await;
+    for batch in stream(71).take(10) {
+        db.land(&batch).await;
+    }
+    let sessions = workflow("sessions.yaml");
+    db.run(&sessions).await.unwrap();
+    db.sql(
+        "DELETE FROM atomic.events WHERE etl_tstamp = (SELECT max(etl_tstamp) FROM atomic.events)",
+    )
+    .await;
+    for _ in 0..2 {
+        let (_stopper, stop) = stepwell_runner::stop();
+        let options = db.options(&RunOptions::default());
+        let plan = stepwell_runner::plan(&sessions, &crate::harness::components(), &options, stop)
+            .await
+            .unwrap();
+        assert_eq!(plan.nothing_new.as_deref(), Some("no new batches"));
+        assert!(
+            plan.steps[0].notes[0].contains("events are gone from 1 processed batches"),
+            "{:?}",
+            plan.steps[0].notes
+        );
+        db.run(&sessions).await.unwrap();
+    }
+}
+
+/// A batch whose events lie on both sides of the lookback is read whole, with and without an index to find it by.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_reaches_beyond_the_lookback_is_read_whole() {
+    for index in [true, false] {
+        let db = Db::with_tables().await;
+        if !index {
+            db.sql("DROP INDEX atomic.events_etl_tstamp").await;
+        }
+        for batch in stream(73) {
+            db.land(&batch).await;
+        }
+        let sessions = workflow("sessions.yaml");
+        db.run(&sessions).await.unwrap();
+        db.sql(
+            "INSERT INTO atomic.events (etl_tstamp, collector_tstamp, derived_tstamp, event_id, event_name, domain_sessionid, v_collector, v_etl)
+             SELECT t.newest + interval '1 hour', t.newest - days * interval '1 day', t.newest, 'late' || days, 'page_view',
+               CASE WHEN days = 20 THEN 'old session' ELSE 'long session' END, '', ''
+             FROM (SELECT max(etl_tstamp) AS newest FROM atomic.events) AS t, unnest(ARRAY[0, 9, 20]) AS days",
+        )
+        .await;
+        assert_eq!(db.run(&sessions).await.unwrap().batches, 1);
+        let events = "SELECT sum(events) FROM derived.sessions WHERE session_id IN ('old session', 'long session')";
+        assert_eq!(db.number(events).await, 3, "index: {index}");
+        db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+            .await;
+    }
+}
+
+/// A step that is not critical fails: the run goes on, says so, and what needs the step is skipped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_may_fail_does_not_fail_the_run() {
+    let db = Db::with_tables().await;
+    for batch in stream(75).take(6) {
+        db.land(&batch).await;
+    }
+    let text = read("visitor_days.yaml")
+        + "\n  - id: broken\n    uses: sql\n    critical: false\n    with: { statements: SELECT 1 / 0 }\n"
+        + "\n  - id: after\n    uses: sql\n    critical: false\n    with: { statements: SELECT 1 }\n";
+    let report = db.run(&parse(&text)).await.unwrap();
+    assert_eq!(report.outcome, Outcome::DoneWithFailures);
+    let states: Vec<_> = report
+        .steps
+        .iter()
+        .map(|step| (step.id.as_str(), step.state))
+        .collect();
+    assert!(states.contains(&("defrag", StepState::Done)), "{states:?}");
+    assert!(
+        states.contains(&("broken", StepState::Failed)),
+        "{states:?}"
+    );
+    assert!(
+        states.contains(&("after", StepState::Skipped)),
+        "{states:?}"
+    );
+    assert_eq!(
+        db.text("SELECT state FROM stepwell.runs").await,
+        "done-with-failures"
+    );
+    assert_eq!(
+        db.number("SELECT count(*) FROM stepwell.leases WHERE released_at IS NULL")
+            .await,
+        0
+    );
+    db.assert_equals_rebuild("visitor_days.yaml", "derived.visitor_days")
+        .await;
+}
+
+/// A manifest that keeps another type of batch is refused before anything is noted in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_of_another_type_is_refused() {
+    let db = Db::with_tables().await;
+    for batch in stream(77).take(4) {
+        db.land(&batch).await;
+    }
+    db.run(&workflow("sessions.yaml")).await.unwrap();
+    let by_day = read("visitor_days.yaml").replace("batch: etl_tstamp", "batch: etl_tstamp::date");
+    let error = db.run(&parse(&by_day)).await.unwrap_err();
+    assert!(
+        error.to_string().contains("keeps batches of another type"),
+        "{error}"
+    );
+    let own = by_day + "\nmanifest: derived.days_manifest\n";
+    db.run(&parse(&own)).await.unwrap();
+    assert!(
+        db.number("SELECT count(*) FROM derived.days_manifest")
+            .await
+            > 0
+    );
+}
+
+/// `sessions.yaml` against the same in plain SQL over all events: the rebuild itself is right.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_what_plain_sql_says() {
+    let db = Db::with_tables().await;
+    for batch in stream(79) {
+        db.land(&batch).await;
+        if batch.index() % 9 == 0 {
+            db.run(&workflow("sessions.yaml")).await.unwrap();
+        }
+    }
+    db.run(&workflow("sessions.yaml")).await.unwrap();
+    let differing = db.number(
+        "SELECT count(*) FROM derived.sessions AS s FULL JOIN (
+           SELECT domain_sessionid AS session_id, min(derived_tstamp) AS start_tstamp, count(*) AS events,
+             count(*) FILTER (WHERE event_name = 'page_view') AS page_views
+           FROM (
+             SELECT *, row_number() OVER (PARTITION BY domain_sessionid, event_id ORDER BY collector_tstamp, etl_tstamp, ctid) AS copy
+             FROM atomic.events
+           ) AS e
+           WHERE copy = 1 AND domain_sessionid IS NOT NULL
+           GROUP BY domain_sessionid
+         ) AS p USING (session_id)
+         WHERE (s.start_tstamp, s.events, s.page_views) IS DISTINCT FROM (p.start_tstamp, p.events, p.page_views)",
+    );
+    assert_eq!(differing.await, 0);
+}

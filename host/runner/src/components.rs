@@ -25,8 +25,11 @@ struct Inner {
     /// Bytes of declared plugins by their file, as they were when their description was read.
     declared: Mutex<BTreeMap<PathBuf, Arc<[u8]>>>,
     sandbox: OnceLock<Sandbox>,
-    loaded: Mutex<BTreeMap<Digest, Component>>,
+    loaded: Mutex<BTreeMap<Digest, Slot>>,
 }
+
+/// Where a component stands once it is loaded.
+type Slot = Arc<Mutex<Option<Component>>>;
 
 /// A component's bytes.
 #[derive(Clone)]
@@ -61,18 +64,23 @@ impl Components {
         }))
     }
 
-    /// Returns the components of a workflow's steps, in their order, compiling side by side what is not cached.
-    pub(crate) async fn load_all(&self, workflow: &Workflow) -> Result<Vec<Component>, RunError> {
+    /// Returns the components of steps, given by their index, compiling side by side what is not cached.
+    pub(crate) async fn load(
+        &self,
+        workflow: &Workflow,
+        steps: impl Iterator<Item = usize>,
+    ) -> Result<BTreeMap<usize, Component>, RunError> {
+        let steps: Vec<usize> = steps.collect();
         let mut wanted = BTreeMap::new();
-        for step in &workflow.steps {
+        for step in steps.iter().map(|&index| &workflow.steps[index]) {
             wanted.insert(step.uses.clone(), self.bytes(workflow, step)?);
         }
         let inner = Arc::clone(&self.0);
         let components = blocking(move || inner.load_each(wanted)).await?;
-        Ok(workflow
-            .steps
-            .iter()
-            .map(|step| components[&step.uses].clone())
+        let component = |index: usize| components[&workflow.steps[index].uses].clone();
+        Ok(steps
+            .into_iter()
+            .map(|index| (index, component(index)))
             .collect())
     }
 
@@ -148,22 +156,18 @@ impl Inner {
         Ok(self.sandbox.get().expect("it was just set"))
     }
 
+    /// Loads a component unless somebody did; two who want the same one at once load it once.
     fn load(&self, sandbox: &Sandbox, bytes: &[u8]) -> Result<Component, SandboxError> {
-        let digest = Digest::of(bytes);
-        let known = self
-            .loaded
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&digest)
-            .cloned();
-        if let Some(component) = known {
-            return Ok(component);
+        let slot = {
+            let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(loaded.entry(Digest::of(bytes)).or_default())
+        };
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(component) = &*slot {
+            return Ok(component.clone());
         }
         let component = sandbox.load(bytes)?;
-        self.loaded
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(digest, component.clone());
+        *slot = Some(component.clone());
         Ok(component)
     }
 }

@@ -25,7 +25,7 @@ const CANCEL_WAIT: std::time::Duration = std::time::Duration::from_millis(1500);
 
 /// A planner, and all that one conversation needs.
 pub(crate) struct Conversation<'a> {
-    pub(crate) component: &'a Component,
+    pub(crate) component: Component,
     pub(crate) limits: &'a Limits,
     pub(crate) info: RunInfo,
     pub(crate) place: StepPlace,

@@ -168,6 +168,18 @@ pub enum Problem {
         /// The first one that is missing.
         table: TableName,
     },
+    /// The manifest keeps batches of another type than the source has.
+    #[error(
+        "manifest {manifest} keeps batches of type {found}, those of the source are {expected}"
+    )]
+    BatchType {
+        /// The manifest.
+        manifest: TableName,
+        /// The type that it keeps.
+        found: String,
+        /// The type of the source's batches.
+        expected: String,
+    },
     /// The host's own tables were made by another version.
     #[error("the tables in schema stepwell have version {found}, this build needs {expected}")]
     Version {
@@ -223,7 +235,9 @@ impl RunError {
     pub fn failure(&self) -> Failure {
         match &*self.problem {
             Problem::LeaseHeld { .. } | Problem::LeaseLost { .. } => Failure::Lease,
-            Problem::NotInitialised { .. } | Problem::Version { .. } => Failure::NotInitialised,
+            Problem::NotInitialised { .. }
+            | Problem::Version { .. }
+            | Problem::BatchType { .. } => Failure::NotInitialised,
             Problem::Stopped { .. } => Failure::Stopped,
             Problem::Local { .. } | Problem::Url { .. } | Problem::ControlLost { .. } => {
                 Failure::Connection
@@ -269,6 +283,9 @@ impl RunError {
             Problem::ControlLost { .. } => Some(
                 "Run it again. Without that session nobody can tell that the run is alive, so it stopped.".into(),
             ),
+            Problem::BatchType { .. } => {
+                Some("Give this playbook a manifest of its own: `manifest: derived.<playbook>_manifest`.".into())
+            }
             Problem::NotInitialised { .. } => {
                 Some("Run `stepwell init <workflow>` once, or give a DBA what `stepwell init --print <workflow>` prints.".into())
             }

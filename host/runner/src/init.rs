@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use stepwell_sql::{TableName, quote_ident};
-use stepwell_warehouse::{Access, AnswerLimits, Param, Session};
+use stepwell_warehouse::{Access, AnswerLimits, Param, Session, WarehouseError};
 use stepwell_workflow::Workflow;
 
 use crate::connect;
@@ -139,6 +139,7 @@ pub(crate) async fn init_on(
     workflow: &Workflow,
 ) -> Result<InitReport, RunError> {
     let ddl = full_ddl(session, workflow).await?;
+    check_manifest(session, workflow).await?;
     let doing = || RunError::warehouse("make the host's tables");
     session.begin(Access::ReadWrite).await.map_err(doing())?;
     // Two processes may come here at once, and CREATE … IF NOT EXISTS is not safe against itself.
@@ -152,11 +153,42 @@ pub(crate) async fn init_on(
         session.rollback().await.map_err(doing())?;
         return Err(doing()(error));
     }
+    let found = all_there(session, workflow).await?.unwrap_or(0);
+    if found != VERSION {
+        session.rollback().await.map_err(doing())?;
+        return Err(RunError::new(Problem::Version {
+            found,
+            expected: VERSION,
+        }));
+    }
     session.commit().await.map_err(doing())?;
     Ok(InitReport {
         created: before.iter().map(TableName::to_string).collect(),
         version: VERSION,
     })
+}
+
+/// Refuses a manifest that is there and keeps batches of another type than the workflow's source has.
+async fn check_manifest(session: &Session, workflow: &Workflow) -> Result<(), RunError> {
+    let Some(expected) = batch_type(session, workflow).await? else {
+        return Ok(());
+    };
+    let sql = "SELECT format_type(atttypid, -1) AS type FROM pg_catalog.pg_attribute
+        WHERE attrelid = to_regclass($1) AND attname = 'batch' AND NOT attisdropped";
+    let params = [Param::Text(workflow.manifest.to_string())];
+    let found = session.ask(sql, &params, &AnswerLimits::default()).await;
+    let found = found.map_err(RunError::warehouse(format!(
+        "look at manifest {}",
+        workflow.manifest
+    )))?;
+    match found.text(0, "type").filter(|_| found.rows > 0) {
+        Some(found) if found != expected => Err(RunError::new(Problem::BatchType {
+            manifest: workflow.manifest.clone(),
+            found: found.to_owned(),
+            expected,
+        })),
+        _ => Ok(()),
+    }
 }
 
 /// Returns the statements that [`init`] runs, for a DBA. Connects to learn the type of a batch, and writes nothing.
@@ -200,7 +232,7 @@ async fn batch_type(session: &Session, workflow: &Workflow) -> Result<Option<Str
         .map_or(0, |field| field.type_oid);
     let name = session
         .ask(
-            "SELECT format_type($1::oid, NULL) AS name",
+            "SELECT format_type($1::oid, -1) AS name",
             &[Param::Int64(oid.into())],
             &AnswerLimits::default(),
         )
@@ -240,33 +272,47 @@ pub(crate) async fn missing(
         .collect())
 }
 
-/// Makes sure that the host's tables are there and of this build's version; on the private local server it makes them.
+/// Makes sure that the host's tables are there and of this build's version; on a private server it makes them.
 pub(crate) async fn ensure(
     session: &Session,
     workflow: &Workflow,
     options: &RunOptions,
 ) -> Result<(), RunError> {
-    let missing = missing(session, workflow).await?;
-    if let Some(table) = missing.into_iter().next() {
-        if workflow.warehouse.url.is_some() && options.target.is_none() {
-            return Err(RunError::new(Problem::NotInitialised { table }));
+    let found = match all_there(session, workflow).await? {
+        Some(version) => version,
+        None => {
+            let private = workflow.warehouse.url.is_none() || options.target.is_some();
+            match missing(session, workflow).await?.into_iter().next() {
+                Some(table) if !private => {
+                    return Err(RunError::new(Problem::NotInitialised { table }));
+                }
+                _ => init_on(session, workflow).await?.version,
+            }
         }
-        init_on(session, workflow).await?;
-    }
-    let found = session
-        .ask(
-            "SELECT max(version) AS version FROM stepwell.version",
-            &[],
-            &AnswerLimits::default(),
-        )
-        .await
-        .map_err(RunError::warehouse("read the version of the host's tables"))?;
-    let found = found.int64(0, "version").unwrap_or(0);
+    };
     match found == VERSION {
         true => Ok(()),
         false => Err(RunError::new(Problem::Version {
             found,
             expected: VERSION,
         })),
+    }
+}
+
+/// Returns the version of the host's tables if they and the manifest are there. One question, since every run asks it.
+async fn all_there(session: &Session, workflow: &Workflow) -> Result<Option<i64>, RunError> {
+    let sql = "SELECT max(version) AS version, to_regclass($1) IS NOT NULL AS manifest FROM stepwell.version";
+    let manifest = [Param::Text(workflow.manifest.to_string())];
+    match session.ask(sql, &manifest, &AnswerLimits::default()).await {
+        Ok(row) => {
+            let manifest = workflow.source.is_none() || row.boolean(0, "manifest") == Some(true);
+            Ok(row.int64(0, "version").filter(|_| manifest))
+        }
+        Err(WarehouseError::Statement(error))
+            if matches!(error.sqlstate.as_str(), "42P01" | "3F000") =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(RunError::warehouse("read the version of the host's tables")(error)),
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Problem, RunError};
 use crate::init;
 use crate::report::{PlanReport, PlannedStatement, PlannedStep};
 use crate::run::{Interrupt, Interrupts, RunOptions};
-use crate::step::Steps;
+use crate::step::{PLANNED, Steps};
 use crate::stop::Stop;
 
 /// Characters of a parameter that a plan shows.
@@ -32,7 +32,7 @@ pub async fn plan(
     let target = connect::target(workflow, options).await?;
     let (session, components) = tokio::try_join!(
         connect::session(workflow, &target, "plan"),
-        components.load_all(workflow)
+        components.load(workflow, 0..workflow.steps.len())
     )?;
     if let Some(table) = init::missing(&session, workflow).await?.into_iter().next() {
         return Err(RunError::new(Problem::NotInitialised { table }));
@@ -42,7 +42,7 @@ pub async fn plan(
         workflow,
         components,
         options,
-        "planned".to_owned(),
+        PLANNED.to_owned(),
         as_of.as_microsecond(),
     );
     let interrupts = Interrupts::new(workflow.playbook.as_str());

@@ -23,7 +23,7 @@ use crate::lease::{Applicant, EXPIRY, HEARTBEAT, Lease};
 use crate::observe::{Event, Observer};
 use crate::pool::Pool;
 use crate::report::{Outcome, RunReport, StepReport, StepState};
-use crate::step::Steps;
+use crate::step::{self, Steps};
 use crate::stop::Stop;
 
 /// Passes through the steps of one run, each of up to 10,000 batches. Reaching it is an error: a gate step that always
@@ -71,10 +71,13 @@ pub async fn run(
 ) -> Result<RunReport, RunError> {
     let begun = Instant::now();
     let target = connect::target(workflow, options).await?;
-    let (control, first, components) = tokio::try_join!(
+    // What is not needed to see that nothing is pending is loaded once something is.
+    let gate = step::gate(workflow);
+    let at_once = (0..workflow.steps.len()).filter(|&index| gate.is_none_or(|gate| gate == index));
+    let (control, first, loaded) = tokio::try_join!(
         connect::control(workflow, &target),
         connect::session(workflow, &target, "step"),
-        components.load_all(workflow),
+        components.load(workflow, at_once),
     )?;
     init::ensure(&control, workflow, options).await?;
     let as_of = options.point_in_time();
@@ -89,7 +92,8 @@ pub async fn run(
     let as_of_us = as_of.as_microsecond();
     let journal = Journal::begin(&control, &lease, &place, as_of_us).await?;
     let context = Context {
-        steps: Steps::new(workflow, components, options, run_id.clone(), as_of_us),
+        steps: Steps::new(workflow, loaded, options, run_id.clone(), as_of_us),
+        components,
         target: &target,
         lease,
         journal,
@@ -123,6 +127,7 @@ fn place() -> String {
 /// All that the steps of one run share.
 pub(crate) struct Context<'a> {
     pub(crate) steps: Steps<'a>,
+    components: &'a Components,
     pub(crate) target: &'a Target,
     pub(crate) lease: Lease,
     pub(crate) journal: Journal,
@@ -261,6 +266,11 @@ impl Context<'_> {
                 }
                 None => self.begin_pass(pass, &serde_json::Value::Null),
             };
+            if pass == 1 {
+                let workflow = self.steps.workflow;
+                let all = 0..workflow.steps.len();
+                self.steps.add(self.components.load(workflow, all).await?);
+            }
             if let Some(reason) = self.pass(pass, gate).await? {
                 return Ok(if pass > 1 {
                     self.outcome()
@@ -275,7 +285,7 @@ impl Context<'_> {
                 let message = "the gate step says that more is pending, but no step noted batches as processed";
                 return Err(RunError::new(Problem::Refused(message.into())));
             }
-            self.steps.forget();
+            self.steps.next_pass();
         }
         Err(RunError::new(Problem::Refused(format!(
             "the gate step still finds work after {PASSES_MAX} passes"

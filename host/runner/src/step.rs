@@ -1,6 +1,7 @@
 //! What a step is told of the run.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ use crate::error::StepPlace;
 use crate::policy::Rights;
 use crate::run::RunOptions;
 
+/// The id of a run that is only planned.
+pub(crate) const PLANNED: &str = "planned";
+
 /// The steps of one run with their components and rights, and what they have said about their tables.
 pub(crate) struct Steps<'a> {
     pub(crate) workflow: &'a Workflow,
@@ -21,27 +25,33 @@ pub(crate) struct Steps<'a> {
     pub(crate) as_of_us: i64,
     full_refresh: bool,
     max_batches: Option<u32>,
-    components: Vec<Component>,
+    /// By index. Those of steps that need not be asked to see that nothing is pending come later.
+    components: Mutex<BTreeMap<usize, Component>>,
     limits: Vec<Limits>,
     rights: Vec<Rights>,
     about: Mutex<BTreeMap<String, String>>,
+    /// Whether an earlier pass of this run left batches for this one.
+    backlog: AtomicBool,
+    /// Whether nothing will be run: scratch tables are those of an earlier run then.
+    planned: bool,
 }
 
 impl<'a> Steps<'a> {
     pub(crate) fn new(
         workflow: &'a Workflow,
-        components: Vec<Component>,
+        components: BTreeMap<usize, Component>,
         options: &RunOptions,
         run_id: String,
         as_of_us: i64,
     ) -> Self {
+        let planned = run_id == PLANNED;
         Self {
             workflow,
             run_id,
             as_of_us,
             full_refresh: options.full_refresh,
             max_batches: options.max_batches,
-            components,
+            components: Mutex::new(components),
             limits: workflow
                 .steps
                 .iter()
@@ -53,16 +63,30 @@ impl<'a> Steps<'a> {
                 .map(|step| Rights::of(workflow, step))
                 .collect(),
             about: Mutex::new(BTreeMap::new()),
+            backlog: AtomicBool::new(false),
+            planned,
         }
     }
 
     /// Returns the index of the gate step.
     pub(crate) fn gate(&self) -> Option<usize> {
-        self.workflow.steps.iter().position(|step| step.kind.gate)
+        gate(self.workflow)
     }
 
-    pub(crate) fn component(&self, index: usize) -> &Component {
-        &self.components[index]
+    pub(crate) fn component(&self, index: usize) -> Component {
+        let components = self
+            .components
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        components[&index].clone()
+    }
+
+    /// Adds components.
+    pub(crate) fn add(&self, components: BTreeMap<usize, Component>) {
+        self.components
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(components);
     }
 
     pub(crate) fn rights(&self, index: usize) -> &Rights {
@@ -80,7 +104,8 @@ impl<'a> Steps<'a> {
     }
 
     pub(crate) fn place(&self, index: usize) -> StepPlace {
-        let description = self.components[index].description();
+        let component = self.component(index);
+        let description = component.description();
         StepPlace {
             index,
             id: self.workflow.steps[index].id.clone(),
@@ -96,7 +121,7 @@ impl<'a> Steps<'a> {
     /// Returns the conversation that asks step `index` what to do, with what earlier steps published.
     pub(crate) fn conversation(&self, index: usize) -> Conversation<'_> {
         Conversation {
-            component: &self.components[index],
+            component: self.component(index),
             limits: &self.limits[index],
             info: self.info(index),
             place: self.place(index),
@@ -123,8 +148,9 @@ impl<'a> Steps<'a> {
         published.and_then(Result::ok).unwrap_or(Value::Null)
     }
 
-    /// Forgets what was published, before a new pass.
-    pub(crate) fn forget(&self) {
+    /// Forgets what was published, before a pass for what the last one left.
+    pub(crate) fn next_pass(&self) {
+        self.backlog.store(true, Ordering::Relaxed);
         self.about
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -147,15 +173,21 @@ impl<'a> Steps<'a> {
             step_id: step.id.clone(),
             as_of_us: self.as_of_us,
             dialect: "postgres".to_owned(),
-            traits: self
-                .full_refresh
-                .then(|| "full-refresh".to_owned())
-                .into_iter()
-                .collect(),
+            traits: self.traits(),
             source_json: source.to_string(),
             settings_json: with.to_string(),
             relations: self.relations(),
         }
+    }
+
+    fn traits(&self) -> Vec<String> {
+        let traits = [
+            ("full-refresh", self.full_refresh),
+            ("backlog", self.backlog.load(Ordering::Relaxed)),
+            ("planned", self.planned),
+        ];
+        let set = traits.iter().filter(|(_, set)| *set);
+        set.map(|(name, _)| (*name).to_owned()).collect()
     }
 
     fn relations(&self) -> Vec<Relation> {
@@ -182,6 +214,11 @@ impl<'a> Steps<'a> {
         }
         relations
     }
+}
+
+/// Returns the index of the gate step.
+pub(crate) fn gate(workflow: &Workflow) -> Option<usize> {
+    workflow.steps.iter().position(|step| step.kind.gate)
 }
 
 /// The limits of a step: those of our own plugins, changed by what the workflow says.

@@ -26,6 +26,12 @@ ORDER BY a.attnum;
 -- $1: Param::Text("scratch")
 -- $2: Param::Text("sessions__sessions")
 
+-- question: rows of scratch.sessions__sessions that belong to no id
+SELECT EXISTS (
+  SELECT FROM scratch.sessions__sessions AS rows
+  WHERE NOT EXISTS (SELECT FROM scratch.sessions__ids AS ids WHERE rows.session_id = ids.session_id)
+) AS strays;
+
 -- statement: create derived.sessions
 --   reads scratch.sessions__sessions
 --   writes derived.sessions
@@ -57,4 +63,8 @@ WHERE m.playbook = 'sessions'
 INSERT INTO derived.manifest (playbook, batch, events, first_time, last_time, run_id)
 SELECT 'sessions', batch, events, first_time, last_time, '0192'
 FROM scratch.sessions__batches;
+
+-- statement: analyze manifest
+--   writes derived.manifest
+ANALYZE derived.manifest;
 

@@ -18,10 +18,10 @@ mod columns;
 
 use stepwell_sdk::catalog::{self, ColumnInfo};
 use stepwell_sdk::incremental::{Batches, Ids};
-use stepwell_sdk::planner::{Ask, Dialect, Plan, Run, Statement, Stop};
+use stepwell_sdk::planner::{Ask, Dialect, Plan, Run, Statement, Stop, question};
 use stepwell_sdk::settings::{DerivedTable, ScratchInput};
 use stepwell_sdk::sql::{Ident, Literal, TableName, idents, join};
-use stepwell_sdk::{Failure, Settings, export_planner, sql};
+use stepwell_sdk::{Failure, Settings, export_planner, scratch, sql};
 
 use columns::Difference;
 
@@ -67,7 +67,8 @@ pub enum OnSchemaChange {
 
 /// Answers with the one transaction that changes what readers see.
 pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
-    run.about::<Batches>(with.manifest.alias())
+    let pending: Batches = run
+        .about(with.manifest.alias())
         .map_err(|failure| failure.with_setting("/manifest"))?;
     let mut plan = Plan::new();
     for (at, replace) in with.replace.iter().enumerate() {
@@ -91,6 +92,10 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             about: &ids,
             key: &key,
         };
+        check_life(run, &pending, at, &replace.table.0, &target, ask)?;
+        if !source.is_empty() && !run.has("planned") {
+            check_rows(at, &swap, ask)?;
+        }
         plan = match target.is_empty() {
             true => swap.first(plan),
             false => {
@@ -102,7 +107,88 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             }
         };
     }
-    Ok(plan.run_all(note_batches(run, &run.scratch(with.manifest.alias()))?))
+    let plan = plan.run_all(note_batches(run, &run.scratch(with.manifest.alias()))?);
+    // Later runs join the manifest, and autovacuum comes round too late for the next one.
+    Ok(match pending.from_nothing {
+        true => plan.run(scratch::analyze(&run.manifest()?)),
+        false => plan,
+    })
+}
+
+/// A derived table and the manifest begin together: each is there because the other one is.
+fn check_life(
+    run: &Run,
+    pending: &Batches,
+    at: usize,
+    table: &TableName,
+    target: &[ColumnInfo],
+    ask: &mut Ask<'_>,
+) -> Result<(), Stop> {
+    if run.full_refresh() {
+        return Ok(());
+    }
+    let failure = |message: String, help: &str| {
+        Failure::new("no-match", message)
+            .with_setting(format!("/replace/{at}/table"))
+            .with_help(help)
+    };
+    match (pending.from_nothing, target.is_empty()) {
+        // Only the rows of this run's ids would come: a table with holes.
+        (false, true) => Err(failure(
+            format!("table {table} does not exist, though batches were processed into it"),
+            "Run once with --full-refresh to compute all of its rows, or correct the name.",
+        )
+        .into()),
+        (true, false) => {
+            let rows = question(
+                &format!("rows of {table}"),
+                sql!(
+                    "SELECT EXISTS (SELECT FROM {table}) AS filled",
+                    table = table
+                ),
+                vec![],
+            );
+            match ask.one(rows)?.first().and_then(|row| row.bool("filled")) {
+                // Rows of keys that are gone from the events would stay for ever.
+                Some(true) => Err(failure(
+                    format!("table {table} has rows, though no batch was ever processed into it"),
+                    "Run once with --full-refresh to replace its rows, or name another table.",
+                )
+                .into()),
+                _ => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Rows whose key is not among the ids would never be replaced, and pile up.
+fn check_rows(at: usize, swap: &Swap<'_>, ask: &mut Ask<'_>) -> Result<(), Stop> {
+    let (from, ids) = (swap.from, &swap.ids);
+    let pairs = swap.key.iter().zip(&swap.about.key).map(|(key, id)| {
+        sql!(
+            "rows.{key} = ids.{id}",
+            key = Ident(key),
+            id = Ident(&id.name)
+        )
+    });
+    let strays = question(
+        &format!("rows of {from} that belong to no id"),
+        sql!(
+            "SELECT EXISTS (\n  SELECT FROM {from} AS rows\n  WHERE NOT EXISTS (SELECT FROM {ids} AS ids WHERE {pairs})\n) AS strays",
+            from = from,
+            ids = ids,
+            pairs = join(pairs, " AND "),
+        ),
+        vec![],
+    );
+    match ask.one(strays)?.first().and_then(|row| row.bool("strays")) {
+        Some(true) => Err(Failure::new("stray-rows", format!("{from} holds rows whose key is NULL or not among the ids of this run"))
+            .with_setting(format!("/replace/{at}/from"))
+            .with_help("Such rows would never be replaced. Compute the key's columns by the expressions that collect-ids has, and leave rows of other keys out.")
+            .into()),
+        _ => Ok(()),
+    }
 }
 
 fn check_key(
@@ -320,13 +406,27 @@ mod tests {
             last: "a".into(),
             events_without_batch: 0,
             more: false,
-            from_nothing: false,
+            from_nothing: derived.is_empty(),
         };
         Conversation::new(plan, &with)
             .about("ids", &ids)
             .about("batches", &batches)
             .answer("columns of derived.sessions", columns(derived))
             .answer("columns of scratch.sessions__sessions", columns(computed))
+            .answer(
+                "rows of scratch.sessions__sessions that belong to no id",
+                flag("strays", false),
+            )
+            .answer("rows of derived.sessions", flag("filled", false))
+    }
+
+    /// A truth value, as one bit.
+    fn flag(name: &str, value: bool) -> Answer {
+        let mut answer = rows(&[name], &[&[None]]);
+        answer.fields[0].layout = stepwell_sdk::columnar::Layout::Bits;
+        answer.rows.columns[0].validity = None;
+        answer.rows.columns[0].values = stepwell_sdk::columnar::Values::Bits(vec![u8::from(value)]);
+        answer
     }
 
     const ROWS: [(&str, &str); 2] = [("session_id", "text"), ("n", "bigint")];
@@ -379,5 +479,45 @@ mod tests {
             (failure.code.as_str(), failure.setting.as_deref()),
             ("missing-column", Some("/replace/0/key"))
         );
+    }
+
+    #[test]
+    fn a_table_and_its_manifest_begin_together() {
+        let gone = conversation("fail", &ROWS, &ROWS)
+            .answer_first("columns of derived.sessions", columns(&[]));
+        let failure = gone.outcome().0.unwrap_err();
+        assert!(
+            failure.message.contains("does not exist, though"),
+            "{}",
+            failure.message
+        );
+        assert!(failure.help.unwrap().contains("--full-refresh"));
+        let filled = conversation("fail", &[], &ROWS)
+            .answer_first("columns of derived.sessions", columns(&ROWS))
+            .answer_first("rows of derived.sessions", flag("filled", true));
+        let failure = filled.outcome().0.unwrap_err();
+        assert!(
+            failure.message.contains("has rows, though"),
+            "{}",
+            failure.message
+        );
+    }
+
+    #[test]
+    fn rows_of_no_id_are_refused() {
+        let strays = "rows of scratch.sessions__sessions that belong to no id";
+        let failure = conversation("fail", &ROWS, &ROWS)
+            .answer_first(strays, flag("strays", true))
+            .outcome()
+            .0
+            .unwrap_err();
+        assert_eq!(
+            (failure.code.as_str(), failure.setting.as_deref()),
+            ("stray-rows", Some("/replace/0/from"))
+        );
+        let planned = conversation("fail", &ROWS, &ROWS)
+            .with_trait("planned")
+            .answer_first(strays, flag("strays", true));
+        assert!(planned.outcome().0.is_ok());
     }
 }

@@ -38,23 +38,42 @@ ORDER BY x.relname;
 -- $1: Param::Text("atomic")
 -- $2: Param::Text("events")
 
+-- question: type of a batch
+SELECT (etl_tstamp) AS batch
+FROM atomic.events
+LIMIT 0;
+
 -- question: state of the manifest
 SELECT
-  CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800 seconds'::interval AS timestamp without time zone)::text AS time_floor,
-  CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800 seconds'::interval AS timestamp without time zone)::text AS recount_floor,
-  (SELECT min(f.batch)
-   FROM derived.manifest AS f
-   WHERE f.playbook = 'sessions' AND f.last_time >= CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800 seconds'::interval AS timestamp without time zone))::text AS batch_floor
-FROM (SELECT max(last_time) AS last_time FROM derived.manifest WHERE playbook = 'sessions') AS m
-WHERE m.last_time IS NOT NULL;
+  CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)::text AS time_floor,
+  CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)::text AS recount_floor,
+  (SELECT max(b.batch)
+   FROM derived.manifest AS b
+   WHERE b.playbook = 'sessions' AND b.batch < (
+     SELECT min(f.batch)
+     FROM derived.manifest AS f
+     WHERE f.playbook = 'sessions' AND f.last_time >= CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)
+   ))::text AS batch_before
+FROM (
+  SELECT coalesce(max(last_time), to_timestamp(1700000000000000 / 1000000.0)) AS newest
+  FROM derived.manifest
+  WHERE playbook = 'sessions' AND last_time <= to_timestamp(1700000000000000 / 1000000.0)
+) AS m
+WHERE EXISTS (SELECT FROM derived.manifest WHERE playbook = 'sessions');
 
 -- question: pending batches
-SELECT e.batch::text AS batch, count(*) AS events, min(e.time)::text AS first_time,
-  max(e.time)::text AS last_time, CAST(NULL AS bigint) AS events_before
-FROM (SELECT (etl_tstamp) AS batch, collector_tstamp AS time FROM atomic.events) AS e
-GROUP BY e.batch
-ORDER BY e.batch NULLS FIRST
-LIMIT 10001;
+SELECT g.batch::text AS batch, g.events, g.first_time::text AS first_time, g.last_time::text AS last_time,
+  CAST(NULL AS bigint) AS events_before, g.untimed
+FROM (
+  SELECT e.batch, count(e.time) AS events, min(e.time) AS first_time, max(e.time) AS last_time,
+    count(*) - count(e.time) AS untimed
+  FROM (SELECT (etl_tstamp) AS batch, collector_tstamp AS time FROM atomic.events) AS e
+  WHERE true
+  GROUP BY e.batch
+) AS g
+WHERE g.events > 0 OR g.untimed > 0
+ORDER BY g.batch NULLS FIRST
+LIMIT 10002;
 
 -- statement: clear sessions__batches
 --   writes scratch.sessions__batches

@@ -38,32 +38,69 @@ ORDER BY x.relname;
 -- $1: Param::Text("atomic")
 -- $2: Param::Text("events")
 
+-- question: type of a batch
+SELECT (etl_tstamp) AS batch
+FROM atomic.events
+LIMIT 0;
+
 -- question: state of the manifest
 SELECT
-  CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800 seconds'::interval AS timestamp without time zone)::text AS time_floor,
-  CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '86400 seconds'::interval AS timestamp without time zone)::text AS recount_floor,
-  (SELECT min(f.batch)
-   FROM derived.manifest AS f
-   WHERE f.playbook = 'sessions' AND f.last_time >= CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800 seconds'::interval AS timestamp without time zone))::text AS batch_floor
-FROM (SELECT max(last_time) AS last_time FROM derived.manifest WHERE playbook = 'sessions') AS m
-WHERE m.last_time IS NOT NULL;
+  CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)::text AS time_floor,
+  CAST(m.newest - '86400 seconds'::interval AS timestamp without time zone)::text AS recount_floor,
+  (SELECT max(b.batch)
+   FROM derived.manifest AS b
+   WHERE b.playbook = 'sessions' AND b.batch < (
+     SELECT min(f.batch)
+     FROM derived.manifest AS f
+     WHERE f.playbook = 'sessions' AND f.last_time >= CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)
+   ))::text AS batch_before
+FROM (
+  SELECT coalesce(max(last_time), to_timestamp(1700000000000000 / 1000000.0)) AS newest
+  FROM derived.manifest
+  WHERE playbook = 'sessions' AND last_time <= to_timestamp(1700000000000000 / 1000000.0)
+) AS m
+WHERE EXISTS (SELECT FROM derived.manifest WHERE playbook = 'sessions');
 
 -- question: pending batches
-SELECT found.batch::text AS batch, found.events, found.first_time::text AS first_time,
-  found.last_time::text AS last_time, m.events AS events_before
-FROM (
-  SELECT e.batch, count(*) AS events, min(e.time) AS first_time, max(e.time) AS last_time
+WITH found AS MATERIALIZED (
+  SELECT e.batch, count(*) AS events
   FROM (SELECT (etl_tstamp) AS batch, collector_tstamp AS time FROM atomic.events) AS e
   WHERE e.time >= CAST($2 AS timestamp without time zone)
   GROUP BY e.batch
-) AS found
-LEFT JOIN derived.manifest AS m
-  ON m.playbook = 'sessions' AND m.batch = found.batch
-WHERE m.batch IS NULL
-  OR m.last_time >= CAST($1 AS timestamp without time zone)
-    AND (found.events > m.events OR m.first_time >= CAST($2 AS timestamp without time zone) AND found.events < m.events)
-ORDER BY found.batch NULLS FIRST
-LIMIT 11;
+),
+changed AS MATERIALIZED (
+  SELECT found.batch, m.events AS events_before
+  FROM found
+  LEFT JOIN derived.manifest AS m
+    ON m.playbook = 'sessions' AND m.batch = found.batch
+  WHERE found.batch IS NOT NULL
+    AND (m.batch IS NULL
+      OR m.last_time >= CAST($1 AS timestamp without time zone) AND (found.events > m.events OR m.first_time >= CAST($2 AS timestamp without time zone) AND found.events < m.events))
+)
+SELECT p.batch::text AS batch, p.events, p.first_time::text AS first_time, p.last_time::text AS last_time,
+  p.events_before, p.untimed
+FROM (
+  SELECT g.batch, g.events, g.first_time, g.last_time, changed.events_before, g.untimed
+  FROM changed
+  JOIN (
+    SELECT e.batch, count(e.time) AS events, min(e.time) AS first_time, max(e.time) AS last_time,
+      count(*) - count(e.time) AS untimed
+    FROM (SELECT (etl_tstamp) AS batch, collector_tstamp AS time FROM atomic.events) AS e
+    WHERE EXISTS (SELECT FROM changed) AND e.batch IN (SELECT batch FROM changed)
+    GROUP BY e.batch
+  ) AS g ON g.batch = changed.batch
+  UNION ALL
+  SELECT m.batch, 0, NULL, NULL, m.events, 0
+  FROM derived.manifest AS m
+  WHERE m.playbook = 'sessions' AND m.last_time >= CAST($1 AS timestamp without time zone) AND m.first_time >= CAST($2 AS timestamp without time zone)
+    AND NOT EXISTS (SELECT FROM found AS still WHERE still.batch = m.batch)
+  UNION ALL
+  SELECT NULL, found.events, NULL, NULL, NULL, 0
+  FROM found
+  WHERE found.batch IS NULL
+) AS p
+ORDER BY p.events < coalesce(p.events_before, 0), p.batch NULLS FIRST
+LIMIT 12;
 -- $1: Param::Text("2026-01-01")
 -- $2: Param::Text("2026-01-01")
 

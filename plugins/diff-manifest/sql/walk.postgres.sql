@@ -38,19 +38,32 @@ ORDER BY x.relname;
 -- $1: Param::Text("atomic")
 -- $2: Param::Text("events")
 
+-- question: type of a batch
+SELECT (etl_tstamp) AS batch
+FROM atomic.events
+LIMIT 0;
+
 -- question: state of the manifest
 SELECT
-  CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800 seconds'::interval AS timestamp without time zone)::text AS time_floor,
-  CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800 seconds'::interval AS timestamp without time zone)::text AS recount_floor,
-  (SELECT min(f.batch)
-   FROM derived.manifest AS f
-   WHERE f.playbook = 'sessions' AND f.last_time >= CAST(least(m.last_time, to_timestamp(1700000000000000 / 1000000.0)) - '604800 seconds'::interval AS timestamp without time zone))::text AS batch_floor
-FROM (SELECT max(last_time) AS last_time FROM derived.manifest WHERE playbook = 'sessions') AS m
-WHERE m.last_time IS NOT NULL;
+  CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)::text AS time_floor,
+  CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)::text AS recount_floor,
+  (SELECT max(b.batch)
+   FROM derived.manifest AS b
+   WHERE b.playbook = 'sessions' AND b.batch < (
+     SELECT min(f.batch)
+     FROM derived.manifest AS f
+     WHERE f.playbook = 'sessions' AND f.last_time >= CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)
+   ))::text AS batch_before
+FROM (
+  SELECT coalesce(max(last_time), to_timestamp(1700000000000000 / 1000000.0)) AS newest
+  FROM derived.manifest
+  WHERE playbook = 'sessions' AND last_time <= to_timestamp(1700000000000000 / 1000000.0)
+) AS m
+WHERE EXISTS (SELECT FROM derived.manifest WHERE playbook = 'sessions');
 
 -- question: pending batches
 WITH RECURSIVE walk (batch) AS (
-  (SELECT etl_tstamp FROM atomic.events WHERE etl_tstamp >= CAST($1 AS timestamp without time zone) ORDER BY etl_tstamp LIMIT 1)
+  (SELECT etl_tstamp FROM atomic.events WHERE etl_tstamp > CAST($3 AS timestamp without time zone) ORDER BY etl_tstamp LIMIT 1)
   UNION ALL
   SELECT (SELECT etl_tstamp FROM atomic.events WHERE etl_tstamp > walk.batch ORDER BY etl_tstamp LIMIT 1)
   FROM walk
@@ -65,30 +78,36 @@ found AS (
     AND (m.batch IS NULL OR m.last_time >= CAST($2 AS timestamp without time zone))
 )
 SELECT p.batch::text AS batch, p.events, p.first_time::text AS first_time, p.last_time::text AS last_time,
-  p.events_before
+  p.events_before, p.untimed
 FROM (
-  SELECT found.batch, counted.events, span.first_time, span.last_time, found.events_before
+  SELECT found.batch, counted.rows - span.untimed AS events, span.first_time, span.last_time,
+    found.events_before, span.untimed
   FROM found
   CROSS JOIN LATERAL (
-    SELECT count(*) AS events FROM atomic.events WHERE etl_tstamp = found.batch
+    SELECT count(*) AS rows FROM atomic.events WHERE etl_tstamp = found.batch
   ) AS counted
   CROSS JOIN LATERAL (
-    SELECT min(collector_tstamp) AS first_time, max(collector_tstamp) AS last_time
+    SELECT min(collector_tstamp) AS first_time, max(collector_tstamp) AS last_time, count(*) - count(collector_tstamp) AS untimed
     FROM atomic.events
-    WHERE etl_tstamp = found.batch AND counted.events IS DISTINCT FROM found.events_before
+    WHERE etl_tstamp = found.batch AND counted.rows IS DISTINCT FROM found.events_before
   ) AS span
-  WHERE counted.events IS DISTINCT FROM found.events_before
+  WHERE counted.rows - span.untimed IS DISTINCT FROM found.events_before
   UNION ALL
-  SELECT NULL, count(*), NULL, NULL, NULL
+  SELECT m.batch, 0, NULL, NULL, m.events, 0
+  FROM derived.manifest AS m
+  WHERE m.playbook = 'sessions' AND m.last_time >= CAST($2 AS timestamp without time zone) AND true
+    AND NOT EXISTS (SELECT FROM walk AS still WHERE still.batch = m.batch)
+  UNION ALL
+  SELECT NULL, count(*), NULL, NULL, NULL, 0
   FROM atomic.events
-  WHERE etl_tstamp IS NULL AND collector_tstamp >= CAST($3 AS timestamp without time zone)
+  WHERE etl_tstamp IS NULL AND collector_tstamp >= CAST($1 AS timestamp without time zone)
   HAVING count(*) > 0
 ) AS p
-ORDER BY p.batch NULLS FIRST
-LIMIT 10001;
--- $1: Param::Text("2026-01-01 00:00:00")
+ORDER BY p.events < coalesce(p.events_before, 0), p.batch NULLS FIRST
+LIMIT 10002;
+-- $1: Param::Text("2026-01-01")
 -- $2: Param::Text("2026-01-01")
--- $3: Param::Text("2026-01-01")
+-- $3: Param::Text("2026-01-01 00:00:00")
 
 -- statement: clear sessions__batches
 --   writes scratch.sessions__batches
@@ -120,4 +139,4 @@ FROM unnest(
 ANALYZE scratch.sessions__batches;
 
 -- about batches: {"batches":2,"reopened":1,"events":705,"first":"2026-01-08 01:00:00","last":"a\"b\\","events_without_batch":3,"more":false,"from_nothing":false}
--- note: 3 events have no etl_tstamp and belong to no batch; they are not processed
+-- note: 3 events have no etl_tstamp or no collector_tstamp and belong to no batch; they are not processed

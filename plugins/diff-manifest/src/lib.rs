@@ -11,20 +11,22 @@
 //! there are batches in the lookback, not events. Without one, the lookback's events are read.
 //!
 //! New batches are looked for from the lookback before the newest processed event on. Batches in that stretch are also
-//! counted again (`recount`): one that has grown or shrunk is pending once more. Batches beyond it are `stepwell
-//! verify`'s to find.
+//! counted again (`recount`): one that has grown is pending once more; one that has lost events is reported, since the
+//! keys of what is gone cannot be known, until a full refresh.
 //!
-//! What it does not do: skip events whose batch is NULL without a word; they are counted and reported.
+//! What it does not do: skip events whose batch or time is NULL without a word; they are counted and reported. It does
+//! not look for batches, or changes in them, that lie wholly before the lookback.
 
 mod discovery;
 
 use stepwell_sdk::catalog::{self, Indexes};
 use stepwell_sdk::incremental::Batches;
-use stepwell_sdk::planner::{Ask, Plan, Run, Stop, text};
+use stepwell_sdk::planner::{Ask, Plan, Run, Statement, Stop, question, text};
 use stepwell_sdk::rows::Rows;
 use stepwell_sdk::settings::{Duration, ScratchOutput};
+use stepwell_sdk::source::Source;
 use stepwell_sdk::sql::{Literal, Sql, TableName};
-use stepwell_sdk::{Failure, Settings, export_planner, scratch, sql};
+use stepwell_sdk::{Failure, Question, Settings, export_planner, scratch, sql};
 
 use discovery::Discovery;
 
@@ -54,40 +56,118 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         catalog::columns(&manifest),
         catalog::indexes(&source.events),
     ])?;
+    let recount = with.recount.map_or(source.lookback_seconds, |recount| {
+        let seconds = i64::try_from(recount.seconds).unwrap_or(i64::MAX);
+        seconds.min(source.lookback_seconds)
+    });
     let discovery = Discovery {
         run,
         source,
         manifest: &manifest,
         batch_type: column_type(columns, &manifest, "batch")?,
-        time_type: column_type(events, &source.events, &source.time).map_err(|failure| {
-            failure.with_help("Name the column in the workflow's `source: { time: … }`.")
-        })?,
+        time_type: column_type(events, &source.events, &source.time)
+            .map_err(|failure| failure.with_help("Correct `source:` in the workflow file."))?,
         ordered: Indexes::read(indexes).ordered_by(source.batch.as_str()),
-        recount_seconds: with.recount.map_or(source.lookback_seconds, |recount| {
-            let seconds = i64::try_from(recount.seconds).unwrap_or(i64::MAX);
-            seconds.min(source.lookback_seconds)
-        }),
+        recount_seconds: recount,
         batches_max: with
             .max_batches
             .unwrap_or(BATCHES_MAX)
             .clamp(1, BATCHES_MAX),
     };
-    let state = match run.full_refresh() {
-        true => None,
-        false => State::read(ask.one(discovery.state())?),
-    };
-    let found = ask.one(discovery.pending(state.as_ref()))?;
-    let mut pending = Pending::read(found, discovery.batches_max as usize);
+    check_batch_type(columns, ask.one(batch_of(source))?, source, &manifest)?;
+    if run.full_refresh() {
+        return full_refresh(&with, &discovery, ask);
+    }
+    let state = State::read(ask.one(discovery.state())?);
+    let mut pending = Pending::read(
+        ask.one(discovery.pending(state.as_ref()))?,
+        discovery.batches_max as usize,
+    );
     pending.from_nothing = state.is_none();
-    let notes = notes(&discovery, &pending, state.as_ref());
-    let mut plan = match pending.batches.is_empty() {
+    let plan = match pending.batches.is_empty() {
         true => Plan::nothing_to_do("no new batches"),
         false => fill(run, &with, &discovery, &pending),
     };
-    for note in notes {
-        plan = plan.note(note);
+    let notes = notes(&discovery, &pending, state.as_ref());
+    Ok(notes.into_iter().fold(plan, Plan::note))
+}
+
+/// Takes all batches at once, however many: they stay in the database, and readers see one change.
+fn full_refresh(with: &With, discovery: &Discovery<'_>, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
+    let totals = ask.one(discovery.totals())?;
+    let totals = totals.first();
+    let number = |name: &str| {
+        let number = totals.and_then(|row| row.int(name)).unwrap_or(0);
+        u64::try_from(number).unwrap_or(0)
+    };
+    let text = |name: &str| {
+        totals
+            .and_then(|row| row.text(name))
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let about = Batches {
+        batches: number("batches"),
+        reopened: 0,
+        events: number("events"),
+        first: text("first"),
+        last: text("last"),
+        events_without_batch: number("without_batch") + number("untimed"),
+        more: false,
+        from_nothing: true,
+    };
+    let plan = match about.batches {
+        0 => Plan::nothing_to_do("no batches"),
+        _ => {
+            let run = discovery.run;
+            let into = run.scratch(with.into.alias());
+            let reads = [discovery.source.events.clone()];
+            Plan::new()
+                .run_all(scratch::fill(
+                    run,
+                    &into,
+                    "note all batches",
+                    &discovery.all(),
+                    &reads,
+                ))
+                .publish(with.into.alias(), &about)
+        }
+    };
+    let without = about.events_without_batch;
+    let notes = without_batch(discovery.source, without);
+    Ok(notes.into_iter().fold(plan, Plan::note))
+}
+
+/// Asks for the type of a batch, without a row.
+fn batch_of(source: &Source) -> Question {
+    let select = sql!(
+        "SELECT ({batch}) AS batch\nFROM {events}\nLIMIT 0",
+        batch = source.batch,
+        events = source.events
+    );
+    question("type of a batch", select, vec![])
+}
+
+/// A batch that the manifest can only keep by changing it would be another one when it is looked for again.
+fn check_batch_type(
+    columns: Rows<'_>,
+    batch: Rows<'_>,
+    source: &Source,
+    manifest: &TableName,
+) -> Result<(), Failure> {
+    let kept = columns
+        .iter()
+        .find(|row| row.text("name") == Some("batch"))
+        .and_then(|row| row.int("type_oid"));
+    let found = batch.fields().next().map(|(_, oid)| i64::from(oid));
+    match (kept, found) {
+        (Some(kept), Some(found)) if kept != found => Err(Failure::new(
+            "batch-type",
+            format!("manifest {manifest} keeps batches of another type than {}", source.batch.as_str()),
+        )
+        .with_help("Give this playbook a manifest of its own: `manifest: derived.<playbook>_manifest`, then `stepwell init`.")),
+        _ => Ok(()),
     }
-    Ok(plan)
 }
 
 /// Where the manifest stands, each value in its text form.
@@ -97,8 +177,8 @@ struct State {
     time_floor: String,
     /// The lower limit of recounting, included.
     recount_floor: String,
-    /// The oldest batch with an event within the lookback; batches from here on are walked.
-    batch_floor: Option<String>,
+    /// The processed batch after which batches are walked; none to begin with the first.
+    batch_before: Option<String>,
 }
 
 impl State {
@@ -107,7 +187,7 @@ impl State {
         Some(Self {
             time_floor: row.text("time_floor")?.to_owned(),
             recount_floor: row.text("recount_floor")?.to_owned(),
-            batch_floor: row.text("batch_floor").map(str::to_owned),
+            batch_before: row.text("batch_before").map(str::to_owned),
         })
     }
 }
@@ -120,20 +200,32 @@ struct Pending {
     first_times: Vec<String>,
     last_times: Vec<String>,
     events_before: Vec<Option<i64>>,
+    /// Processed batches that have lost events since, with how many.
+    shrunk: Vec<(String, i64)>,
+    /// Events whose batch or time is NULL.
     events_without_batch: i64,
     more: bool,
     from_nothing: bool,
 }
 
 impl Pending {
-    /// One row more than `batches_max` was asked for, in case one of them is the row without a batch.
     fn read(rows: Rows<'_>, batches_max: usize) -> Self {
         let mut pending = Self::default();
         for row in rows.iter() {
-            let events = row.int("events").unwrap_or(0);
-            match row.text("batch") {
-                Some(_) if pending.batches.len() == batches_max => pending.more = true,
-                Some(batch) => {
+            let (events, before) = (row.int("events").unwrap_or(0), row.int("events_before"));
+            let Some(batch) = row.text("batch") else {
+                pending.events_without_batch += events + row.int("untimed").unwrap_or(0);
+                continue;
+            };
+            pending.events_without_batch += row.int("untimed").unwrap_or(0);
+            match before {
+                Some(before) if events < before => {
+                    pending.shrunk.push((batch.to_owned(), before - events))
+                }
+                // All its events are without a time.
+                _ if events == 0 => {}
+                _ if pending.batches.len() == batches_max => pending.more = true,
+                _ => {
                     pending.batches.push(batch.to_owned());
                     pending.events.push(events);
                     pending
@@ -142,9 +234,8 @@ impl Pending {
                     pending
                         .last_times
                         .push(row.text("last_time").unwrap_or_default().to_owned());
-                    pending.events_before.push(row.int("events_before"));
+                    pending.events_before.push(before);
                 }
-                None => pending.events_without_batch = events,
             }
         }
         pending
@@ -168,36 +259,39 @@ impl Pending {
 /// Writes down what was found, so that every later step means the same batches.
 fn fill(run: &Run, with: &With, discovery: &Discovery<'_>, pending: &Pending) -> Plan {
     let into = run.scratch(with.into.alias());
-    let select = sql!(
-        "SELECT *
-        FROM unnest(
-          CAST($1 AS {batch}[]), CAST($2 AS bigint[]), CAST($3 AS {time}[]), CAST($4 AS {time}[]), CAST($5 AS bigint[])
-        ) AS pending (batch, events, first_time, last_time, events_before)",
-        batch = Sql::trusted(&discovery.batch_type),
-        time = Sql::trusted(&discovery.time_type),
+    let (batch, time) = (
+        Sql::trusted(&discovery.batch_type),
+        Sql::trusted(&discovery.time_type),
     );
     // CREATE TABLE AS takes no parameters on the server's side, so the table is made first.
     let columns = sql!(
-        "SELECT\n  CAST(NULL AS {batch}) AS batch, CAST(NULL AS bigint) AS events, CAST(NULL AS {time}) AS first_time,\n  CAST(NULL AS {time}) AS last_time, CAST(NULL AS bigint) AS events_before\nLIMIT 0",
-        batch = Sql::trusted(&discovery.batch_type),
-        time = Sql::trusted(&discovery.time_type),
+        "SELECT
+          CAST(NULL AS {batch}) AS batch, CAST(NULL AS bigint) AS events, CAST(NULL AS {time}) AS first_time,
+          CAST(NULL AS {time}) AS last_time, CAST(NULL AS bigint) AS events_before
+        LIMIT 0",
+        batch = batch,
+        time = time,
     );
     let [drop, create, analyze] =
         scratch::fill(run, &into, "make the table of batches", &columns, []);
-    let insert = sql!("INSERT INTO {into}\n{select}", into = into, select = select);
-    let insert = stepwell_sdk::planner::Statement::new("note pending batches", insert)
-        .param(text(array(
-            pending.batches.iter().map(|batch| Some(quoted(batch))),
-        )))
+    let insert = sql!(
+        "INSERT INTO {into}
+        SELECT *
+        FROM unnest(
+          CAST($1 AS {batch}[]), CAST($2 AS bigint[]), CAST($3 AS {time}[]), CAST($4 AS {time}[]), CAST($5 AS bigint[])
+        ) AS pending (batch, events, first_time, last_time, events_before)",
+        into = into,
+        batch = batch,
+        time = time,
+    );
+    let texts = |values: &[String]| text(array(values.iter().map(|value| Some(quoted(value)))));
+    let insert = Statement::new("note pending batches", insert)
+        .param(texts(&pending.batches))
         .param(text(array(
             pending.events.iter().map(|events| Some(events.to_string())),
         )))
-        .param(text(array(
-            pending.first_times.iter().map(|time| Some(quoted(time))),
-        )))
-        .param(text(array(
-            pending.last_times.iter().map(|time| Some(quoted(time))),
-        )))
+        .param(texts(&pending.first_times))
+        .param(texts(&pending.last_times))
         .param(text(array(
             pending
                 .events_before
@@ -215,12 +309,15 @@ fn fill(run: &Run, with: &With, discovery: &Discovery<'_>, pending: &Pending) ->
 
 /// What people should know about how batches were looked for.
 fn notes(discovery: &Discovery<'_>, pending: &Pending, state: Option<&State>) -> Vec<String> {
-    let (source, mut notes) = (discovery.source, Vec::new());
-    if pending.events_without_batch > 0 {
+    let source = discovery.source;
+    let without = u64::try_from(pending.events_without_batch).unwrap_or(0);
+    let mut notes = without_batch(source, without);
+    if let Some((batch, _)) = pending.shrunk.first() {
+        let events: i64 = pending.shrunk.iter().map(|(_, events)| events).sum();
         notes.push(format!(
-            "{} events have no {} and belong to no batch; they are not processed",
-            pending.events_without_batch,
-            source.batch.as_str(),
+            "{events} events are gone from {} processed batches, the first of them {batch}; rows that were computed from \
+             them stay as they are until a run with --full-refresh",
+            pending.shrunk.len(),
         ));
     }
     if let (false, Some(state)) = (discovery.ordered, state) {
@@ -235,6 +332,18 @@ fn notes(discovery: &Discovery<'_>, pending: &Pending, state: Option<&State>) ->
         ));
     }
     notes
+}
+
+/// Says how many events belong to no batch.
+fn without_batch(source: &Source, events: u64) -> Vec<String> {
+    let note = || {
+        format!(
+            "{events} events have no {} or no {} and belong to no batch; they are not processed",
+            source.batch.as_str(),
+            source.time,
+        )
+    };
+    (events > 0).then(note).into_iter().collect()
 }
 
 /// Returns the SQL type of a column.
@@ -302,6 +411,7 @@ mod tests {
         };
         let timestamp = "timestamp without time zone";
         Conversation::new(plan, with)
+            .answer("type of a batch", rows(&["batch"], &[]))
             .answer(
                 "columns of atomic.events",
                 columns(&[("etl_tstamp", timestamp), ("collector_tstamp", timestamp)]),
@@ -320,14 +430,11 @@ mod tests {
     }
 
     fn state(floor: Option<&str>) -> stepwell_sdk::Answer {
-        rows(
-            &["time_floor", "recount_floor", "batch_floor"],
-            &[&[
-                floor.map(|_| "2026-01-01"),
-                floor.map(|_| "2026-01-01"),
-                floor,
-            ]],
-        )
+        let names = ["time_floor", "recount_floor", "batch_before"];
+        match floor {
+            Some(_) => rows(&names, &[&[Some("2026-01-01"), Some("2026-01-01"), floor]]),
+            None => rows(&names, &[]),
+        }
     }
 
     fn found(list: &[(Option<&str>, i64, Option<i64>)]) -> stepwell_sdk::Answer {
@@ -338,12 +445,12 @@ mod tests {
         let texts: Vec<&[Option<&str>]> = texts.iter().map(|row| &row[..]).collect();
         let numbers: Vec<_> = list
             .iter()
-            .map(|&(_, events, before)| [Some(events), before])
+            .map(|&(_, events, before)| [Some(events), before, Some(0)])
             .collect();
         let numbers: Vec<&[Option<i64>]> = numbers.iter().map(|row| &row[..]).collect();
         beside(
             rows(&["batch", "first_time", "last_time"], &texts),
-            ints(&["events", "events_before"], &numbers),
+            ints(&["events", "events_before", "untimed"], &numbers),
         )
     }
 
@@ -388,6 +495,95 @@ mod tests {
     }
 
     #[test]
+    fn a_late_batch_before_all_others_is_walked_to() {
+        let state = rows(
+            &["time_floor", "recount_floor", "batch_before"],
+            &[&[Some("2026-01-01"), Some("2026-01-01"), None]],
+        );
+        let (plan, asked) = conversation("btree", r#"{"into": "batches"}"#)
+            .answer("state of the manifest", state)
+            .answer("pending batches", found(&[(Some("a"), 1, None)]))
+            .outcome();
+        assert!(plan.is_ok());
+        let question = asked.last().unwrap();
+        assert!(
+            question
+                .sql
+                .contains("WHERE etl_tstamp IS NOT NULL ORDER BY"),
+            "{}",
+            question.sql
+        );
+        assert_eq!(question.params.len(), 2);
+    }
+
+    #[test]
+    fn slices_of_a_backlog_may_go_back_in_time() {
+        let (_, asked) = conversation("brin", r#"{"into": "batches"}"#)
+            .with_trait("backlog")
+            .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
+            .answer("pending batches", found(&[(Some("a"), 1, None)]))
+            .outcome();
+        let question = asked.last().unwrap();
+        assert!(question.params.is_empty(), "{}", question.sql);
+        assert!(
+            question
+                .sql
+                .contains("NOT EXISTS (SELECT FROM derived.manifest AS m"),
+            "{}",
+            question.sql
+        );
+    }
+
+    #[test]
+    fn a_full_refresh_leaves_the_batches_in_the_database() {
+        let totals = beside(
+            ints(
+                &["batches", "events", "without_batch", "untimed"],
+                &[&[Some(20_000), Some(9), Some(1), Some(2)]],
+            ),
+            rows(&["first", "last"], &[&[Some("a"), Some("z")]]),
+        );
+        conversation("btree", r#"{"into": "batches"}"#)
+            .with_trait("full-refresh")
+            .answer("all batches", totals)
+            .check_golden("sql/full-refresh.postgres.sql");
+    }
+
+    #[test]
+    fn batches_that_shrank_are_reported_and_left() {
+        let (plan, _) = conversation("btree", r#"{"into": "batches"}"#)
+            .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
+            .answer(
+                "pending batches",
+                found(&[(Some("a"), 3, Some(5)), (Some("b"), 0, Some(1))]),
+            )
+            .outcome();
+        let plan = plan.unwrap();
+        assert_eq!(plan.ends_run.as_deref(), Some("no new batches"));
+        assert!(
+            plan.notes[0].starts_with("3 events are gone from 2 processed batches"),
+            "{:?}",
+            plan.notes
+        );
+    }
+
+    #[test]
+    fn more_than_a_run_takes_is_said_so() {
+        let (plan, _) = conversation("btree", r#"{"into": "batches", "max-batches": 1}"#)
+            .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
+            .answer(
+                "pending batches",
+                found(&[(None, 3, None), (Some("a"), 3, None), (Some("b"), 1, None)]),
+            )
+            .outcome();
+        let about = &plan.unwrap().publishes[0].about;
+        assert!(
+            about.contains("\"batches\":1") && about.contains("\"more\":true"),
+            "{about}"
+        );
+    }
+
+    #[test]
     fn nothing_pending_ends_the_run_without_a_statement() {
         let (plan, _) = conversation("btree", r#"{"into": "batches"}"#)
             .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
@@ -397,7 +593,7 @@ mod tests {
         assert!(plan.statements.is_empty());
         assert_eq!(plan.ends_run.as_deref(), Some("no new batches"));
         assert!(
-            plan.notes[0].starts_with("2 events have no etl_tstamp"),
+            plan.notes[0].starts_with("2 events have no etl_tstamp or no collector_tstamp"),
             "{:?}",
             plan.notes
         );

@@ -1,5 +1,5 @@
 -- question: scratch tables
-SELECT c.relname::text AS name
+SELECT c.relname::text AS name, c.relpersistence::text AS persistence
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind = 'r' AND left(c.relname, length($2::text)) = $2::text
@@ -8,11 +8,15 @@ ORDER BY c.relname;
 -- $2: Param::Text("sessions__")
 
 -- question: scratch tables with rows
-SELECT 'sessions__a'::text AS name WHERE EXISTS (SELECT FROM scratch.sessions__a)
+SELECT 'sessions__b'::text AS name WHERE EXISTS (SELECT FROM scratch.sessions__b)
 UNION ALL
-SELECT 'sessions__b'::text AS name WHERE EXISTS (SELECT FROM scratch.sessions__b);
+SELECT 'sessions__c'::text AS name WHERE EXISTS (SELECT FROM scratch.sessions__c);
+
+-- statement: drop scratch tables
+--   writes scratch.sessions__a
+DROP TABLE IF EXISTS scratch.sessions__a;
 
 -- statement: empty scratch tables
---   writes scratch.sessions__b
-TRUNCATE scratch.sessions__b;
+--   writes scratch.sessions__c
+TRUNCATE scratch.sessions__c;
 

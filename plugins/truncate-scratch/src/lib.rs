@@ -6,13 +6,14 @@
 //! ```
 //!
 //! It stands at the start of a workflow, as a step of its own: TRUNCATE commits at once on Redshift, so it must not be
-//! part of anything that could still have to be rolled back. Only tables that hold rows are emptied, and no ANALYZE
-//! follows, since the step that fills a table measures it then.
+//! part of anything that could still have to be rolled back. Unlogged tables are dropped: the SDK's `scratch::fill` makes
+//! them anew in each run, and TRUNCATE of such a table writes a new one to the disk for nothing. Other tables are emptied
+//! if they hold rows. No ANALYZE follows, since the step that fills a table measures it then.
 //!
-//! What it does not do: touch another playbook's tables, or drop any.
+//! What it does not do: touch another playbook's tables.
 
 use stepwell_sdk::planner::{Ask, Plan, Run, Statement, Stop, question, text};
-use stepwell_sdk::sql::{Literal, TableName, join};
+use stepwell_sdk::sql::{Literal, Sql, TableName, join};
 use stepwell_sdk::{Settings, export_planner, sql};
 
 /// The step has no settings: the tables follow from the playbook.
@@ -20,13 +21,13 @@ use stepwell_sdk::{Settings, export_planner, sql};
 #[serde(deny_unknown_fields)]
 pub struct With {}
 
-/// Answers with one TRUNCATE of the tables that hold rows.
+/// Answers with one DROP of the tables that steps make anew, and one TRUNCATE of others that hold rows.
 pub fn plan(run: &Run, _: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     let (schema, prefix) = run.scratch_prefix();
     let tables = ask.one(question(
         "scratch tables",
         sql!(
-            "SELECT c.relname::text AS name
+            "SELECT c.relname::text AS name, c.relpersistence::text AS persistence
             FROM pg_catalog.pg_class AS c
             JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
             WHERE n.nspname = $1 AND c.relkind = 'r' AND left(c.relname, length($2::text)) = $2::text
@@ -34,34 +35,53 @@ pub fn plan(run: &Run, _: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         ),
         vec![text(schema), text(prefix)],
     ))?;
-    let tables: Vec<_> = tables
-        .iter()
-        .filter_map(|row| row.text("name"))
-        .map(|name| TableName::new(schema, name))
-        .collect();
-    if tables.is_empty() {
-        return Ok(Plan::new());
+    let named = |unlogged: bool| -> Vec<TableName> {
+        let rows = tables
+            .iter()
+            .filter(|row| (row.text("persistence") == Some("u")) == unlogged);
+        rows.filter_map(|row| row.text("name"))
+            .map(|name| TableName::new(schema, name))
+            .collect()
+    };
+    let (made_anew, kept) = (named(true), named(false));
+    let filled = match kept.is_empty() {
+        true => Vec::new(),
+        false => {
+            let filled = ask.one(question(
+                "scratch tables with rows",
+                with_rows(&kept),
+                vec![],
+            ))?;
+            let names = filled.iter().filter_map(|row| row.text("name"));
+            names.map(|name| TableName::new(schema, name)).collect()
+        }
+    };
+    let all = |label: &str, command: &str, tables: &[TableName]| {
+        let sql = sql!(
+            "{command} {tables}",
+            command = Sql::trusted(command),
+            tables = join(tables, ", ")
+        );
+        tables
+            .iter()
+            .fold(Statement::new(label, sql), Statement::writes)
+    };
+    let mut plan = Plan::new();
+    if !made_anew.is_empty() {
+        plan = plan.run(all(
+            "drop scratch tables",
+            "DROP TABLE IF EXISTS",
+            &made_anew,
+        ));
     }
-    let filled = ask.one(question(
-        "scratch tables with rows",
-        with_rows(&tables),
-        vec![],
-    ))?;
-    let filled: Vec<_> = filled
-        .iter()
-        .filter_map(|row| row.text("name"))
-        .map(|name| TableName::new(schema, name))
-        .collect();
-    if filled.is_empty() {
-        return Ok(Plan::new());
+    if !filled.is_empty() {
+        plan = plan.run(all("empty scratch tables", "TRUNCATE", &filled));
     }
-    let truncate = sql!("TRUNCATE {tables}", tables = join(&filled, ", "));
-    let statement = Statement::new("empty scratch tables", truncate);
-    Ok(Plan::new().run(filled.iter().fold(statement, Statement::writes)))
+    Ok(plan)
 }
 
 /// A SELECT of the names of those tables that hold at least one row.
-fn with_rows(tables: &[TableName]) -> stepwell_sdk::sql::Sql {
+fn with_rows(tables: &[TableName]) -> Sql {
     let one = |table: &TableName| {
         sql!(
             "SELECT {name}::text AS name WHERE EXISTS (SELECT FROM {table})",
@@ -86,22 +106,24 @@ mod tests {
     use stepwell_sdk::testing::{Conversation, rows};
 
     #[test]
-    fn only_tables_with_rows_are_emptied() {
+    fn unlogged_tables_go_and_others_are_emptied_if_filled() {
+        let found = [
+            &[Some("sessions__a"), Some("u")][..],
+            &[Some("sessions__b"), Some("p")][..],
+            &[Some("sessions__c"), Some("p")][..],
+        ];
         Conversation::new(plan, "{}")
-            .answer(
-                "scratch tables",
-                rows(&["name"], &[&[Some("sessions__a")], &[Some("sessions__b")]]),
-            )
+            .answer("scratch tables", rows(&["name", "persistence"], &found))
             .answer(
                 "scratch tables with rows",
-                rows(&["name"], &[&[Some("sessions__b")]]),
+                rows(&["name"], &[&[Some("sessions__c")]]),
             )
             .check_golden("sql/truncate.postgres.sql");
     }
 
     #[test]
-    fn nothing_to_empty_is_no_statement() {
-        let tables = rows(&["name"], &[]);
+    fn nothing_there_is_no_statement() {
+        let tables = rows(&["name", "persistence"], &[]);
         let (plan, asked) = Conversation::new(plan, "{}")
             .answer("scratch tables", tables)
             .outcome();

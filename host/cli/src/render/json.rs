@@ -173,6 +173,7 @@ fn state(state: WarehouseState) -> &'static str {
     match state {
         WarehouseState::Unchanged => "unchanged",
         WarehouseState::ScratchWritten => "scratch-written",
+        WarehouseState::BeyondScratch => "beyond-scratch",
         WarehouseState::EarlierPassesCommitted => "earlier-passes-committed",
         WarehouseState::Committed => "committed",
         WarehouseState::Unknown => "unknown",
