@@ -83,17 +83,50 @@ impl Ids {
 
     /// Returns `FROM … WHERE …`: the events of the ids in the scratch table `alias`, as `e`.
     ///
-    /// Only events of processed and of pending batches come, so that what is computed from them equals a rebuild over the
-    /// batches in the manifest; a batch that is still being loaded waits for its own run. `e` also has `stepwell_key_1`, …
-    /// for the key, and `stepwell_place`, the row's place in the table, if `place`.
+    /// Only events of processed and of pending batches come, so that what is computed from them
+    /// equals a rebuild over the batches in the manifest; a batch that is still being loaded waits
+    /// for its own run. Events without a key come never: they belong to no row. `e` also has
+    /// `stepwell_key_1`, … for the key, and `stepwell_place`, the row's place in the table, if
+    /// `place`.
     ///
     /// # Errors
     ///
     /// [`Failure`] if the workflow has no source, or a context that the key names is not declared there.
     pub fn events(&self, run: &Run, alias: &str, place: bool) -> Result<Sql, Failure> {
+        self.events_of(run, alias, &self.expressions()?, &self.contexts, place)
+    }
+
+    /// Returns the same with the value of one more expression, which follows those of the key:
+    /// `stepwell_key_<n + 1>`.
+    ///
+    /// `contexts` are those that the expression or the key names.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] as for [`events`](Self::events).
+    pub fn events_with(
+        &self,
+        run: &Run,
+        alias: &str,
+        value: &Expr,
+        contexts: &[String],
+    ) -> Result<Sql, Failure> {
+        let mut expressions = self.expressions()?;
+        expressions.push(value.clone());
+        self.events_of(run, alias, &expressions, contexts, false)
+    }
+
+    fn events_of(
+        &self,
+        run: &Run,
+        alias: &str,
+        expressions: &[Expr],
+        contexts: &[String],
+        place: bool,
+    ) -> Result<Sql, Failure> {
         let source = run.source()?;
         let ids = run.scratch(alias);
-        let rows = keyed_events(source, &self.expressions()?, &self.contexts, place)?;
+        let rows = keyed_events(source, expressions, contexts, place)?;
         let processed = is_processed(run, &run.scratch(&self.batches))?.indented(2);
         if self.all {
             let present = (0..self.key.len())

@@ -15,6 +15,10 @@
 //! The key's columns come first by themselves. Where columns are not enough, `query:` takes a SELECT whose tables stand
 //! in double braces: `{{ events }}` (the ids' events, deduplicated), `{{ ids }}`, and each context by its name.
 //!
+//! A query whose rows also depend on events of other keys, as a rank among all sessions of a user
+//! does, names those keys with `read-also:`. It then sees their events too; of its rows, those of
+//! the ids alone are kept.
+//!
 //! With a query, or with contexts, the events are written to a scratch table first and measured there: a statement that
 //! joins rows that the database knows nothing about is planned for one row, and that is how such models fall off a cliff.
 //! Only the columns that the expressions name are copied.
@@ -38,6 +42,9 @@ use shape::Needed;
 pub struct With {
     /// The ids whose rows are computed, from `collect-ids`.
     ids: ScratchInput,
+    /// Ids whose events the query sees instead, those of `ids` among them; from `read-also` of
+    /// `collect-ids`.
+    read_also: Option<ScratchInput>,
     /// Takes the rows.
     into: ScratchOutput,
     /// Which copy of an event counts when it was sent more than once. Copies are looked for among the events of one id.
@@ -82,6 +89,10 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
                 .into());
             }
         };
+    let read = match &with.read_also {
+        Some(also) => read_also(run, also, &ids, &body)?,
+        None => with.ids.alias(),
+    };
     let columns = ask.one(catalog::columns(&source.events))?;
     if columns.is_empty() {
         return Err(Failure::new(
@@ -100,6 +111,7 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         run,
         with: &with,
         ids: &ids,
+        read,
         place,
     };
     let into = run.scratch(with.into.alias());
@@ -113,7 +125,7 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             let rows = aggregate.deduplicated(&[sql!("e.*")])?;
             let select =
                 aggregate.grouped(list, &sql!("(\n  {rows}\n) AS e", rows = rows.indented(2)))?;
-            let reads = ids.reads(run, with.ids.alias())?;
+            let reads = ids.reads(run, read)?;
             Plan::new().run_all(scratch::fill(run, &into, "compute rows", &select, &reads))
         }
         body => {
@@ -130,6 +142,41 @@ pub enum Body<'a> {
     Columns(&'a Columns),
     /// A SELECT of the user's.
     Query(&'a SqlText),
+}
+
+/// Returns the alias of the ids whose events are read.
+fn read_also<'a>(
+    run: &Run,
+    also: &'a ScratchInput,
+    ids: &Ids,
+    body: &Body<'_>,
+) -> Result<&'a str, Failure> {
+    let failure = |code: &str, message: String, help: &str| {
+        Err(Failure::new(code, message)
+            .with_setting("/read-also")
+            .with_help(help))
+    };
+    if let Body::Columns(_) = body {
+        return failure(
+            "needs-query",
+            "with columns, a row depends on the events of its own id alone".into(),
+            "Take `read-also` out, or write a `query:` instead of columns.",
+        );
+    }
+    let others: Ids = run
+        .about(also.alias())
+        .map_err(|failure| failure.with_setting("/read-also"))?;
+    if others != *ids {
+        return failure(
+            "other-key",
+            format!(
+                "the ids in \"{}\" do not go with those in `ids`",
+                also.alias()
+            ),
+            "Name the table that `read-also` of the same collect-ids step fills.",
+        );
+    }
+    Ok(also.alias())
 }
 
 fn check_dedupe(
@@ -160,6 +207,8 @@ struct Aggregate<'a> {
     run: &'a Run,
     with: &'a With,
     ids: &'a Ids,
+    /// Alias of the ids whose events are read: those whose rows are computed, and maybe more.
+    read: &'a str,
     /// Whether a row's place in the table can decide between equal copies.
     place: bool,
 }
@@ -167,9 +216,7 @@ struct Aggregate<'a> {
 impl Aggregate<'_> {
     /// The events of the ids, each once, with these columns.
     fn deduplicated(&self, columns: &[Sql]) -> Result<Sql, Failure> {
-        let events = self
-            .ids
-            .events(self.run, self.with.ids.alias(), self.place)?;
+        let events = self.ids.events(self.run, self.read, self.place)?;
         let events = match &self.with.condition {
             Some(condition) => self.filtered(&events, condition),
             None => events,
@@ -258,7 +305,7 @@ impl Aggregate<'_> {
             .map(|name| sql!("e.{name}", name = Ident(name)))
             .collect();
         let select = self.deduplicated(&list)?;
-        let reads = self.ids.reads(run, self.with.ids.alias())?;
+        let reads = self.ids.reads(run, self.read)?;
         let mut plan = Plan::new().run_all(scratch::fill(
             run,
             &events,
@@ -286,7 +333,9 @@ impl Aggregate<'_> {
         );
         let select = match body {
             Body::Columns(list) => self.grouped(list, &self.joined(contexts, &events)?)?,
-            Body::Query(query) => Sql::trusted(self.rendered(query, contexts, &events)?),
+            Body::Query(query) => {
+                self.of_ids(Sql::trusted(self.rendered(query, contexts, &events)?))
+            }
         };
         let [drop, create, analyze] = scratch::fill(run, into, "compute rows", &select, &reads);
         Ok(plan.run_all([drop, create, analyze]))
@@ -350,6 +399,28 @@ impl Aggregate<'_> {
             names = sql::idents(self.ids.key.iter().map(|column| &column.name)),
             ids = self.run.scratch(self.with.ids.alias()),
         ))
+    }
+
+    /// The rows of the ids alone, where the query saw events of others.
+    fn of_ids(&self, query: Sql) -> Sql {
+        if self.with.read_also.is_none() {
+            return query;
+        }
+        let names = || self.ids.key.iter().map(|column| Ident(&column.name));
+        sql!(
+            "SELECT computed.*
+            FROM (
+              {query}
+            ) AS computed
+            WHERE ({key}) IN (SELECT {names} FROM {ids})",
+            query = query.indented(14),
+            key = join(
+                names().map(|name| sql!("computed.{name}", name = name)),
+                ", "
+            ),
+            names = join(names(), ", "),
+            ids = self.run.scratch(self.with.ids.alias()),
+        )
     }
 
     fn rendered(
@@ -477,6 +548,48 @@ mod tests {
         );
         conversation(&[("page_view_id", "page.id")], &["page"], &with)
             .check_golden("sql/query.postgres.sql");
+    }
+
+    #[test]
+    fn a_query_may_see_events_of_other_ids() {
+        let key = [("session_id", "domain_sessionid")];
+        let query = r#""query": "SELECT e.domain_sessionid AS session_id, rank() OVER (PARTITION BY min(e.domain_userid) ORDER BY min(e.derived_tstamp)) AS nth\nFROM {{ events }} AS e\nGROUP BY e.domain_sessionid -- All."#;
+        let with = format!(
+            r#"{{"ids": "ids", "read-also": "others", "into": "sessions", {DEDUPE}, {query}"}}"#
+        );
+        let conversation = |with: &str, others: &[(&str, &str)]| {
+            let others = Ids {
+                key: others
+                    .iter()
+                    .map(|&(name, expression)| KeyColumn {
+                        name: name.into(),
+                        expression: expression.into(),
+                    })
+                    .collect(),
+                batches: "batches".into(),
+                bounded: true,
+                contexts: vec![],
+                all: false,
+            };
+            conversation(&key, &[], with).about("others", &others)
+        };
+        conversation(&with, &key).check_golden("sql/read-also.postgres.sql");
+
+        let failure = conversation(&with, &[("visitor", "domain_userid")])
+            .outcome()
+            .0
+            .unwrap_err();
+        assert_eq!(
+            (failure.code.as_str(), failure.setting.as_deref()),
+            ("other-key", Some("/read-also"))
+        );
+        let with =
+            r#"{"ids": "ids", "read-also": "others", "into": "x", "columns": {"n": "count(*)"}}"#;
+        let failure = conversation(with, &key).outcome().0.unwrap_err();
+        assert_eq!(
+            (failure.code.as_str(), failure.setting.as_deref()),
+            ("needs-query", Some("/read-also"))
+        );
     }
 
     #[test]

@@ -56,28 +56,36 @@ ANALYZE scratch.sessions__ids;
 --   reads scratch.sessions__batches, atomic.events, derived.sessions, derived.manifest
 --   writes scratch.sessions__ids
 INSERT INTO scratch.sessions__ids
-SELECT expanded.session_id, least(expanded.since, min(derived.first_at)) AS since, expanded.events
+SELECT expanded.session_id, least(expanded.since, coalesce(min(derived.first_at), '0001-01-01')) AS since, expanded.events
 FROM (
   SELECT e.stepwell_key_1 AS session_id, min(e.collector_tstamp) AS since, 0::bigint AS events
   FROM (
-    SELECT DISTINCT (domain_userid) AS stepwell_shared
-    FROM (
-      SELECT e.*
-      FROM scratch.sessions__ids AS ids
-      JOIN (
-        SELECT e.*, (etl_tstamp) AS stepwell_batch, (domain_sessionid) AS stepwell_key_1
-        FROM atomic.events AS e
-      ) AS e
-        ON e.stepwell_key_1 = ids.session_id
-        AND e.collector_tstamp >= ids.since
-      WHERE e.collector_tstamp >= (SELECT min(since) FROM scratch.sessions__ids)
-        AND e.stepwell_batch IN (
-          SELECT batch FROM scratch.sessions__batches
-          UNION ALL
-          SELECT batch FROM derived.manifest WHERE playbook = 'sessions'
-        )
+    SELECT DISTINCT e.stepwell_key_2 AS stepwell_shared
+    FROM scratch.sessions__ids AS ids
+    JOIN (
+      SELECT e.*, (etl_tstamp) AS stepwell_batch, (domain_sessionid) AS stepwell_key_1, (domain_userid) AS stepwell_key_2
+      FROM atomic.events AS e
     ) AS e
-    WHERE (domain_userid) IS NOT NULL
+      ON e.stepwell_key_1 = ids.session_id
+      AND e.collector_tstamp >= ids.since
+    WHERE e.collector_tstamp >= (SELECT min(since) FROM scratch.sessions__ids)
+      AND e.stepwell_batch IN (
+        SELECT batch FROM scratch.sessions__batches
+        UNION ALL
+        SELECT batch FROM derived.manifest WHERE playbook = 'sessions'
+      )
+      AND e.stepwell_key_2 IS NOT NULL
+    UNION
+    SELECT e.stepwell_key_2
+    FROM scratch.sessions__batches AS batches
+    JOIN (
+      SELECT e.*, (etl_tstamp) AS stepwell_batch, (domain_sessionid) AS stepwell_key_1, (domain_userid) AS stepwell_key_2
+      FROM atomic.events AS e
+    ) AS e
+      ON e.stepwell_batch = batches.batch
+    WHERE e.collector_tstamp >= (SELECT min(first_time) FROM scratch.sessions__batches)
+      AND (e.stepwell_key_1 IS NULL)
+      AND e.stepwell_key_2 IS NOT NULL
   ) AS common
   JOIN (
     SELECT e.*, (etl_tstamp) AS stepwell_batch, (domain_sessionid) AS stepwell_key_1, (domain_userid) AS stepwell_key_2
@@ -136,3 +144,4 @@ WHERE e.collector_tstamp >= (SELECT min(since) FROM scratch.sessions__ids)
 ANALYZE scratch.sessions__event_ids;
 
 -- about ids: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[],"all":false}
+-- note: no index on atomic.events begins with domain_userid: keys that share it are found by reading the whole table; CREATE INDEX ON atomic.events (domain_userid) would read only their events

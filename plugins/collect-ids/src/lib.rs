@@ -14,16 +14,32 @@
 //! events must be read: the earliest of its pending events and of what its derived row says. That bound is tight, and it
 //! is sufficient, however far back the key began: a row is never computed from a part of its events.
 //!
-//! `expand-by` adds keys that share a value with a taken one: with `[domain_userid]` every session of a touched visitor.
+//! `expand-by` adds keys that share a value with a taken one: with `[domain_userid]` every session
+//! of a touched visitor. Each expression goes one step further, so one that stands in the list
+//! twice is followed twice: `[domain_userid, user_id, domain_userid]` takes the sessions of all
+//! visitors that ever were the same user as a touched one.
 //!
-//! What it does not do: drop events whose key is NULL without a word; they are counted and reported.
+//! Where a row also depends on events of other keys, the keys whose rows may change are fewer than
+//! those whose events must be read. `read-also` collects the latter into a table of their own, by
+//! further steps:
+//!
+//! ```yaml
+//!     expand-by: [user_id]
+//!     read-also: { into: sessions_of_users, expand-by: [user_id] }
+//! ```
+//!
+//! What it does not do: drop events whose key is NULL without a word; they are counted and
+//! reported. No row is computed from them. Pending ones still take the first step of `expand-by`:
+//! the copy of an event that lost its session on the way may have brought another page context for
+//! it, which the session of the first copy then has to do without.
 
 use stepwell_sdk::catalog::{self, Indexes};
 use stepwell_sdk::incremental::{
-    Batches, IDS_COLUMNS, Ids, KeyColumn, event_id, is_processed, key_alias, keyed_events,
+    Batches, IDS_COLUMNS, Ids, KeyColumn, context, event_id, is_processed, key_alias, keyed_events,
 };
 use stepwell_sdk::planner::{Ask, Plan, Run, Statement, Stop};
 use stepwell_sdk::settings::{Columns, Expr, ReadColumn, ScratchInput, ScratchOutput};
+use stepwell_sdk::source::Source;
 use stepwell_sdk::sql::{Ident, Sql, TableName, join};
 use stepwell_sdk::{Failure, Settings, export_planner, scratch, sql};
 
@@ -38,24 +54,38 @@ pub struct With {
     key: Columns,
     /// Takes the ids: the key's columns, `since` and `events`.
     into: ScratchOutput,
-    /// The column of the derived table that keeps the earliest time of a row's events. Without it all events of an id
-    /// are read, which needs an index on the key.
+    /// The column of the derived table that keeps the earliest time of a row's events. Without it
+    /// all events of an id are read, which needs an index on the key. Every id with events must
+    /// have a row there: where rows are left out, as those of sessions without a page view, the
+    /// events of a missing row would not be found again.
     since: Option<ReadColumn>,
-    /// Contexts of the source that the key's expressions name.
+    /// Contexts of the source that the expressions of `key` and `expand-by` name.
     #[serde(default)]
     contexts: Vec<String>,
     /// Expressions over the events. Keys that share a value of the first with a touched key are touched too, then those
     /// that share a value of the second, and so on.
     #[serde(default)]
     expand_by: Vec<Expr>,
+    /// Keys whose events are read besides, since the rows of the ids depend on them; their own rows
+    /// stay as they are. For `read-also` of the aggregate step.
+    read_also: Option<ReadAlso>,
     /// Takes the ids of all events of the keys, with the key's columns: for joins with tables that hold more about events.
     events: Option<ScratchOutput>,
+}
+
+/// Keys beyond those of the ids.
+#[derive(serde::Deserialize, Settings)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ReadAlso {
+    /// Takes the ids and these keys.
+    into: ScratchOutput,
+    /// Expressions as in `expand-by` above, which go on from where that list ends.
+    expand_by: Vec<Expr>,
 }
 
 /// Answers with the statements that fill the table of ids.
 pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     let source = run.source()?;
-    let batches = run.scratch(with.batches.alias());
     let pending: Batches = run
         .about(with.batches.alias())
         .map_err(|failure| failure.with_setting("/batches"))?;
@@ -65,83 +95,52 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         false => derived_since(&with, ask)?,
     };
     let indexes = Indexes::read(ask.one(catalog::indexes(&source.events))?);
+    let about = about(&with, source, &pending)?;
+    let collect = Collect {
+        run,
+        with,
+        source,
+        since,
+        about,
+    };
+    Ok(collect.plan(&indexes)?)
+}
 
-    let into = run.scratch(with.into.alias());
-    let about = Ids {
-        key: with
-            .key
-            .0
-            .iter()
-            .map(|(name, expr)| KeyColumn {
-                name: name.clone(),
-                expression: expr.as_str().to_owned(),
-            })
-            .collect(),
+/// What later steps may know about the ids.
+fn about(with: &With, source: &Source, pending: &Batches) -> Result<Ids, Failure> {
+    let key = with.key.0.iter().map(|(name, expr)| KeyColumn {
+        name: name.clone(),
+        expression: expr.as_str().to_owned(),
+    });
+    for name in &with.contexts {
+        context(source, name)?;
+    }
+    Ok(Ids {
+        key: key.collect(),
         batches: with.batches.alias().to_owned(),
         bounded: with.since.is_some(),
-        contexts: with.contexts.clone(),
+        contexts: named(with, source, with.key.0.iter().map(|(_, expr)| expr))?,
         all: pending.from_nothing,
-    };
-    let touched = touched(run, &with, &batches)?;
-    let select = with_since(&about, &touched, since.as_ref(), "touched");
-    let mut reads = vec![batches.clone(), source.events.clone()];
-    reads.extend(since.iter().map(|column| column.0.table.clone()));
+    })
+}
+
+/// Returns the contexts that the expressions may name, by the context's own name or by a column:
+/// each is a join over all events of the ids, so one that only `expand-by` needs is left out
+/// elsewhere.
+fn named<'a>(
+    with: &With,
+    source: &Source,
+    expressions: impl IntoIterator<Item = &'a Expr>,
+) -> Result<Vec<String>, Failure> {
+    let words: Vec<String> = expressions.into_iter().flat_map(Expr::idents).collect();
+    let mut found = Vec::new();
     for name in &with.contexts {
-        reads.push(
-            stepwell_sdk::incremental::context(source, name)?
-                .table
-                .clone(),
-        );
-    }
-    let mut plan = Plan::new().run_all(scratch::fill(
-        run,
-        &into,
-        "collect touched ids",
-        &select,
-        &reads,
-    ));
-    reads.push(run.manifest()?);
-    // Where these are all ids that there are, none can be missing.
-    for expression in with.expand_by.iter().filter(|_| !about.all) {
-        let expanded = expanded(run, &with, &about, expression)?;
-        let select = with_since(&about, &expanded, since.as_ref(), "expanded");
-        let insert = sql!("INSERT INTO {into}\n{select}", into = into, select = select);
-        let label = format!("add ids that share {}", expression.as_str());
-        plan = plan
-            .run(
-                Statement::new(label, insert)
-                    .reads_all(&reads)
-                    .writes(&into),
-            )
-            .run(scratch::analyze(&into));
-    }
-    plan = plan.run(events_without_key(&about, &into));
-    if let Some(events) = &with.events {
-        let table = run.scratch(events.alias());
-        let select = event_ids(run, &with, &about)?;
-        plan = plan.run_all(scratch::fill(
-            run,
-            &table,
-            "collect event ids",
-            &select,
-            &about.reads(run, with.into.alias())?,
-        ));
-    }
-    for column in about
-        .key
-        .iter()
-        .take(1)
-        .filter(|_| with.contexts.is_empty())
-    {
-        if !indexes.finds(&column.expression) {
-            plan = plan.note(format!(
-                "no index on {} begins with {}: events of the ids are found by reading the table from their first time on; \
-                 CREATE INDEX ON {} ({}) would read only theirs",
-                source.events, column.expression, source.events, column.expression,
-            ));
+        let columns = &context(source, name)?.columns;
+        if words.contains(name) || columns.iter().any(|column| words.contains(column)) {
+            found.push(name.clone());
         }
     }
-    Ok(plan.publish(with.into.alias(), &about))
+    Ok(found)
 }
 
 fn check_key(key: &Columns) -> Result<(), Failure> {
@@ -186,131 +185,310 @@ fn derived_since(with: &With, ask: &mut Ask<'_>) -> Result<Option<ReadColumn>, S
     Ok(Some(since.clone()))
 }
 
-/// The keys of the events in pending batches, with the time of their first pending event.
-fn touched(run: &Run, with: &With, batches: &TableName) -> Result<Sql, Failure> {
-    let source = run.source()?;
-    let expressions: Vec<_> = with.key.0.iter().map(|(_, expr)| expr.clone()).collect();
-    let rows = keyed_events(source, &expressions, &with.contexts, false)?;
-    Ok(sql!(
-        "SELECT {keys}, min(e.{time}) AS since, count(*) AS events
-        FROM {batches} AS batches
-        JOIN {rows} AS e
-          ON e.stepwell_batch = batches.batch
-        WHERE e.{time} >= (SELECT min(first_time) FROM {batches})
-        GROUP BY {groups}",
-        keys = named_keys(with.key.names()),
-        time = Ident(&source.time),
-        batches = batches,
-        rows = rows.indented(8),
-        groups = groups(with.key.0.len()),
-    ))
+/// What the statements are made from.
+struct Collect<'a> {
+    run: &'a Run,
+    with: With,
+    source: &'a Source,
+    since: Option<ReadColumn>,
+    about: Ids,
 }
 
-/// The keys that share a value of `expression` with an id, and are no ids yet.
-fn expanded(run: &Run, with: &With, ids: &Ids, expression: &Expr) -> Result<Sql, Failure> {
-    let source = run.source()?;
-    let into = run.scratch(with.into.alias());
-    let expressions: Vec<_> = with.key.0.iter().map(|(_, expr)| expr.clone()).collect();
-    let mut keyed = expressions;
-    keyed.push(expression.clone());
-    let shared = Ident("stepwell_shared");
-    let same = ids.key.iter().enumerate().map(|(at, column)| {
+impl Collect<'_> {
+    fn plan(&self, indexes: &Indexes) -> Result<Plan, Failure> {
+        let with = &self.with;
+        let mut plan = self.touched()?;
+        plan = self.expand(plan, with.into.alias(), &with.expand_by)?;
+        if let Some(also) = &with.read_also {
+            plan = self.start_from_ids(plan, also);
+            plan = self.expand(plan, also.into.alias(), &also.expand_by)?;
+            plan = plan.publish(also.into.alias(), &self.about);
+        }
+        plan = plan.run(self.events_without_key());
+        if let Some(events) = &with.events {
+            plan = self.event_ids(plan, events)?;
+        }
+        for note in self.missing_indexes(indexes) {
+            plan = plan.note(note);
+        }
+        Ok(plan.publish(with.into.alias(), &self.about))
+    }
+
+    /// The keys of the events in pending batches, with the time of their first pending event.
+    fn touched(&self) -> Result<Plan, Failure> {
+        let (run, source) = (self.run, self.source);
+        let batches = run.scratch(&self.about.batches);
+        let into = run.scratch(self.with.into.alias());
+        let rows = keyed_events(
+            source,
+            &self.about.expressions()?,
+            &self.about.contexts,
+            false,
+        )?;
+        let touched = sql!(
+            "SELECT {keys}, min(e.{time}) AS since, count(*) AS events
+            FROM {batches} AS batches
+            JOIN {rows} AS e
+              ON e.stepwell_batch = batches.batch
+            WHERE e.{time} >= (SELECT min(first_time) FROM {batches})
+            GROUP BY {groups}",
+            keys = named_keys(self.with.key.names()),
+            time = Ident(&source.time),
+            batches = batches,
+            rows = rows.indented(12),
+            groups = groups(self.about.key.len()),
+        );
+        let select = self.with_since(&touched, "touched", NoRow::IsNew);
+        let reads = self.reads(&batches)?;
+        let fill = scratch::fill(run, &into, "collect touched ids", &select, &reads);
+        Ok(Plan::new().run_all(fill))
+    }
+
+    /// Adds to the ids in `alias` those that share a value, expression by expression.
+    fn expand(&self, mut plan: Plan, alias: &str, expand_by: &[Expr]) -> Result<Plan, Failure> {
+        // Where these are all ids that there are, none can be missing.
+        if self.about.all {
+            return Ok(plan);
+        }
+        let into = self.run.scratch(alias);
+        let mut reads = self.reads(&self.run.scratch(&self.about.batches))?;
+        reads.push(self.run.manifest()?);
+        // The table of `read-also` begins where the ids end; their pending events are spent.
+        let first = alias == self.with.into.alias();
+        for (at, expression) in expand_by.iter().enumerate() {
+            let expanded = self.expanded(&into, alias, expression, first && at == 0)?;
+            let select = self.with_since(&expanded, "expanded", NoRow::IsUnknown);
+            let insert = sql!("INSERT INTO {into}\n{select}", into = into, select = select);
+            let label = format!("add ids that share {}", expression.as_str());
+            let insert = Statement::new(label, insert)
+                .reads_all(&reads)
+                .writes(&into);
+            plan = plan.run(insert).run(scratch::analyze(&into));
+        }
+        Ok(plan)
+    }
+
+    /// The keys that share a value of `expression` with an id in `into`, and are no ids there yet.
+    ///
+    /// The values come from all events of an id, not from its pending ones: a visitor that changes
+    /// hands belongs to the old owner's rows as well as to the new one's. In the `first` step they
+    /// also come from pending events without a key.
+    fn expanded(
+        &self,
+        into: &TableName,
+        alias: &str,
+        expression: &Expr,
+        first: bool,
+    ) -> Result<Sql, Failure> {
+        let (run, about) = (self.run, &self.about);
+        let mut expressions = about.expressions()?;
+        expressions.push(expression.clone());
+        let contexts = named(&self.with, self.source, &expressions)?;
+        let rows = keyed_events(self.source, &expressions, &contexts, false)?;
+        let key = |at: usize| key_alias(at);
+        let same = about.key.iter().enumerate().map(|(at, column)| {
+            sql!(
+                "ids.{name} = e.{key}",
+                name = Ident(&column.name),
+                key = Ident(&key(at))
+            )
+        });
+        let present =
+            (0..about.key.len()).map(|at| sql!("e.{key} IS NOT NULL", key = Ident(&key(at))));
+        let value = key(about.key.len());
+        let mut values = sql!(
+            "SELECT DISTINCT e.{value} AS stepwell_shared\n{events}\n  AND e.{value} IS NOT NULL",
+            value = Ident(&value),
+            events = about.events_with(run, alias, expression, &contexts)?,
+        );
+        if first {
+            let keyless = self.pending_without_key(&rows, &value);
+            values = sql!(
+                "{values}\nUNION\n{keyless}",
+                values = values,
+                keyless = keyless
+            );
+        }
+        Ok(sql!(
+            "SELECT {keys}, min(e.{time}) AS since, 0::bigint AS events
+            FROM (
+              {values}
+            ) AS common
+            JOIN {rows} AS e
+              ON e.{value} = common.stepwell_shared
+            WHERE {present}
+              AND {processed}
+              AND NOT EXISTS (SELECT FROM {into} AS ids WHERE {same})
+            GROUP BY {groups}",
+            keys = named_keys(self.with.key.names()),
+            time = Ident(&self.source.time),
+            values = values.indented(14),
+            value = Ident(&value),
+            rows = rows.indented(12),
+            present = join(present, " AND "),
+            processed = is_processed(run, &run.scratch(&about.batches))?.indented(14),
+            into = into,
+            same = join(same, " AND "),
+            groups = groups(about.key.len()),
+        ))
+    }
+
+    /// The values of pending events without a key. No row is computed from such an event, but a row
+    /// may depend on it: where it is a copy of one that has a key, its contexts count for both.
+    fn pending_without_key(&self, rows: &Sql, value: &str) -> Sql {
+        let null = (0..self.about.key.len())
+            .map(|at| sql!("e.{key} IS NULL", key = Ident(&key_alias(at))));
         sql!(
-            "ids.{name} = e.{key}",
-            name = Ident(&column.name),
-            key = Ident(&key_alias(at))
+            "SELECT e.{value}
+            FROM {batches} AS batches
+            JOIN {rows} AS e
+              ON e.stepwell_batch = batches.batch
+            WHERE e.{time} >= (SELECT min(first_time) FROM {batches})
+              AND ({null})
+              AND e.{value} IS NOT NULL",
+            value = Ident(value),
+            batches = self.run.scratch(&self.about.batches),
+            rows = rows.indented(12),
+            time = Ident(&self.source.time),
+            null = join(null, " OR "),
         )
-    });
-    let same = join(same, " AND ");
-    let present =
-        (0..ids.key.len()).map(|at| sql!("e.{key} IS NOT NULL", key = Ident(&key_alias(at))));
-    // The values come from all events of an id, not from its pending ones: a visitor that changes hands belongs to the
-    // old owner's rows as well as to the new one's.
-    let with_value = Ids {
-        key: ids.key.clone(),
-        ..ids.clone()
-    };
-    let events = with_value.events(run, with.into.alias(), false)?;
-    Ok(sql!(
-        "SELECT {keys}, min(e.{time}) AS since, 0::bigint AS events
-        FROM (
-          SELECT DISTINCT ({expression}) AS {shared}
-          FROM (
-            SELECT e.*
-            {events}
-          ) AS e
-          WHERE ({expression}) IS NOT NULL
-        ) AS common
-        JOIN {rows} AS e
-          ON e.{value} = common.{shared}
-        WHERE {present}
-          AND {processed}
-          AND NOT EXISTS (SELECT FROM {into} AS ids WHERE {same})
-        GROUP BY {groups}",
-        keys = named_keys(with.key.names()),
-        time = Ident(&source.time),
-        expression = expression,
-        shared = shared,
-        events = events.indented(12),
-        rows = keyed_events(source, &keyed, &with.contexts, false)?.indented(8),
-        value = Ident(&key_alias(ids.key.len())),
-        present = join(present, " AND "),
-        processed = is_processed(run, &run.scratch(&ids.batches))?.indented(10),
-        into = into,
-        same = same,
-        groups = groups(ids.key.len()),
-    ))
-}
+    }
 
-/// Moves `since` back to what the derived rows say.
-fn with_since(ids: &Ids, keys: &Sql, derived: Option<&ReadColumn>, name: &str) -> Sql {
-    let name = Ident(name);
-    let Some(ReadColumn(derived)) = derived else {
-        return keys.clone();
-    };
-    let column = |at: &KeyColumn| sql!("{name}.{key}", name = name, key = Ident(&at.name));
-    let on = ids.key.iter().map(|key| {
+    /// Begins the table of `read-also` with the ids themselves.
+    fn start_from_ids(&self, plan: Plan, also: &ReadAlso) -> Plan {
+        let (ids, into) = (
+            self.run.scratch(self.with.into.alias()),
+            self.run.scratch(also.into.alias()),
+        );
+        let select = sql!("SELECT *\nFROM {ids}", ids = ids);
+        plan.run_all(scratch::fill(
+            self.run,
+            &into,
+            "begin with the ids",
+            &select,
+            [&ids],
+        ))
+    }
+
+    /// Moves `since` back to what the derived rows say.
+    fn with_since(&self, keys: &Sql, name: &str, no_row: NoRow) -> Sql {
+        let name = Ident(name);
+        let Some(ReadColumn(derived)) = &self.since else {
+            return keys.clone();
+        };
+        let column = |at: &KeyColumn| sql!("{name}.{key}", name = name, key = Ident(&at.name));
+        let on = self.about.key.iter().map(|key| {
+            sql!(
+                "derived.{key} = {column}",
+                key = Ident(&key.name),
+                column = column(key)
+            )
+        });
+        let earliest = sql!("min(derived.{since})", since = Ident(&derived.column));
+        let earliest = match no_row {
+            NoRow::IsNew => earliest,
+            NoRow::IsUnknown => sql!("coalesce({earliest}, '0001-01-01')", earliest = earliest),
+        };
         sql!(
-            "derived.{key} = {column}",
-            key = Ident(&key.name),
-            column = column(key)
+            "SELECT {columns}, least({name}.since, {earliest}) AS since, {name}.events\nFROM (\n  {keys}\n) AS {name}\nLEFT JOIN {table} AS derived\n  ON {on}\nGROUP BY {columns}, {name}.since, {name}.events",
+            columns = join(self.about.key.iter().map(column), ", "),
+            name = name,
+            earliest = earliest,
+            keys = keys.indented(2),
+            table = derived.table,
+            on = join(on, " AND "),
         )
-    });
-    sql!(
-        "SELECT {columns}, least({name}.since, min(derived.{since})) AS since, {name}.events\nFROM (\n  {keys}\n) AS {name}\nLEFT JOIN {table} AS derived\n  ON {on}\nGROUP BY {columns}, {name}.since, {name}.events",
-        columns = join(ids.key.iter().map(column), ", "),
-        name = name,
-        since = Ident(&derived.column),
-        keys = keys.indented(2),
-        table = derived.table,
-        on = join(on, " AND "),
-    )
+    }
+
+    /// Counts the pending events that belong to no key, since a part of theirs is NULL.
+    fn events_without_key(&self) -> Statement {
+        let into = self.run.scratch(self.with.into.alias());
+        let null = self
+            .about
+            .key
+            .iter()
+            .map(|column| sql!("{name} IS NULL", name = Ident(&column.name)));
+        let select = sql!(
+            "SELECT coalesce(sum(events), 0)::bigint\nFROM {into}\nWHERE {null}",
+            into = into,
+            null = join(null, " OR "),
+        );
+        Statement::new("count events without a key", select)
+            .reads(&into)
+            .measure("events-without-key")
+    }
+
+    fn event_ids(&self, plan: Plan, events: &ScratchOutput) -> Result<Plan, Failure> {
+        let (run, ids) = (self.run, self.with.into.alias());
+        let select = sql!(
+            "SELECT DISTINCT e.{event_id}, {keys}\n{events}",
+            event_id = Ident(event_id(self.source)?),
+            keys = named_keys(self.with.key.names()),
+            events = self.about.events(run, ids, false)?,
+        );
+        let reads = self.about.reads(run, ids)?;
+        let table = run.scratch(events.alias());
+        Ok(plan.run_all(scratch::fill(
+            run,
+            &table,
+            "collect event ids",
+            &select,
+            &reads,
+        )))
+    }
+
+    /// The tables that the ids come from.
+    fn reads(&self, batches: &TableName) -> Result<Vec<TableName>, Failure> {
+        let mut reads = vec![batches.clone(), self.source.events.clone()];
+        reads.extend(self.since.iter().map(|column| column.0.table.clone()));
+        for name in &self.with.contexts {
+            reads.push(context(self.source, name)?.table.clone());
+        }
+        Ok(reads)
+    }
+
+    /// Which indexes on the events would help: one that begins with the key, and one for each step
+    /// of `expand-by`.
+    fn missing_indexes(&self, indexes: &Indexes) -> Vec<String> {
+        let events = &self.source.events;
+        let mut notes = Vec::new();
+        let key = self.about.key.iter().take(1);
+        for column in key.filter(|_| self.about.contexts.is_empty()) {
+            if !indexes.finds(&column.expression) {
+                notes.push(format!(
+                    "no index on {events} begins with {}: events of the ids are found by reading the table from their first time on; \
+                     CREATE INDEX ON {events} ({}) would read only theirs",
+                    column.expression, column.expression,
+                ));
+            }
+        }
+        let further = self.with.read_also.iter().flat_map(|also| &also.expand_by);
+        let mut seen = Vec::new();
+        for expression in self.with.expand_by.iter().chain(further) {
+            let text = expression.as_str();
+            // What lies in a context is found by that table's indexes.
+            let contexts = named(&self.with, self.source, [expression]).unwrap_or_default();
+            if !contexts.is_empty() || seen.contains(&text) || indexes.finds(text) {
+                continue;
+            }
+            seen.push(text);
+            notes.push(format!(
+                "no index on {events} begins with {text}: keys that share it are found by reading the whole table; \
+                 CREATE INDEX ON {events} ({text}) would read only their events",
+            ));
+        }
+        notes
+    }
 }
 
-/// Counts the pending events that belong to no key, since a part of theirs is NULL.
-fn events_without_key(ids: &Ids, into: &TableName) -> Statement {
-    let null = ids
-        .key
-        .iter()
-        .map(|column| sql!("{name} IS NULL", name = Ident(&column.name)));
-    let select = sql!(
-        "SELECT coalesce(sum(events), 0)::bigint\nFROM {into}\nWHERE {null}",
-        into = into,
-        null = join(null, " OR "),
-    );
-    Statement::new("count events without a key", select)
-        .reads(into)
-        .measure("events-without-key")
-}
-
-fn event_ids(run: &Run, with: &With, ids: &Ids) -> Result<Sql, Failure> {
-    let source = run.source()?;
-    Ok(sql!(
-        "SELECT DISTINCT e.{event_id}, {keys}\n{events}",
-        event_id = Ident(event_id(source)?),
-        keys = named_keys(with.key.names()),
-        events = ids.events(run, with.into.alias(), false)?,
-    ))
+/// What it means that a key has no derived row.
+#[derive(Clone, Copy)]
+enum NoRow {
+    /// The key has pending events, and was never seen before.
+    IsNew,
+    /// The key was reached by a value that some of its events share, and nothing says when its
+    /// others were: all of them are read. A literal, since Redshift knows no infinite time.
+    IsUnknown,
 }
 
 fn named_keys<'a>(names: impl Iterator<Item = &'a str>) -> Sql {
@@ -395,6 +573,32 @@ mod tests {
         let with =
             format!(r#"{{{SESSIONS}, "expand-by": ["domain_userid"], "events": "event_ids"}}"#);
         conversation(&with, &["session_id", "first_at"]).check_golden("sql/expand.postgres.sql");
+    }
+
+    #[test]
+    fn steps_repeat_and_go_by_contexts() {
+        let with = format!(
+            r#"{{{SESSIONS}, "contexts": ["page"], "expand-by": ["page.id", "user_id"],
+                "read-also": {{"into": "neighbours", "expand-by": ["user_id"]}}}}"#
+        );
+        let text = conversation(&with, &["session_id", "first_at"]).golden();
+        // The key needs no context: events are joined with it where a step names it, and nowhere
+        // else.
+        assert_eq!(text.matches("LEFT JOIN (SELECT root_id").count(), 3);
+        assert!(text.contains(r#""contexts":[]"#), "{text}");
+        assert_eq!(text.matches("about neighbours").count(), 1);
+        conversation(&with, &["session_id", "first_at"]).check_golden("sql/read-also.postgres.sql");
+    }
+
+    #[test]
+    fn nothing_is_added_where_these_are_all_ids() {
+        let with = format!(
+            r#"{{{SESSIONS}, "expand-by": ["user_id"], "read-also": {{"into": "neighbours", "expand-by": ["user_id"]}}}}"#
+        );
+        let (plan, _) = conversation(&with, &[]).outcome();
+        let labels: Vec<_> = plan.unwrap().statements;
+        assert!(!labels.iter().any(|s| s.label.starts_with("add ids")));
+        assert!(labels.iter().any(|s| s.label == "begin with the ids"));
     }
 
     #[test]
