@@ -128,12 +128,15 @@ impl Ids {
         let ids = run.scratch(alias);
         let rows = keyed_events(source, expressions, contexts, place)?;
         let processed = is_processed(run, &run.scratch(&self.batches))?.indented(2);
+        // An event without a time belongs to no batch.
+        let timed = sql!("e.{time} IS NOT NULL", time = Ident(&source.time));
         if self.all {
             let present = (0..self.key.len())
                 .map(|at| sql!("e.{key} IS NOT NULL", key = Ident(&key_alias(at))));
             return Ok(sql!(
-                "FROM {rows} AS e\nWHERE {present}\n  AND {processed}",
+                "FROM {rows} AS e\nWHERE {present}\n  AND {timed}\n  AND {processed}",
                 rows = rows,
+                timed = timed,
                 present = join(present, "\n  AND "),
                 processed = processed,
             ));
@@ -160,6 +163,8 @@ impl Ids {
                 time = time,
                 ids = ids
             ));
+        } else {
+            conditions.push(timed);
         }
         conditions.push(processed);
         Ok(sql!(
@@ -193,6 +198,10 @@ impl Ids {
 
 /// Returns the condition that event `e` of [`keyed_events`] belongs to a pending or a processed batch.
 ///
+/// The two halves are joined by OR, so that the condition can only filter what the keys have found.
+/// As one IN over a UNION it could also lead: where the manifest has no statistics yet, Postgres
+/// would read all events batch by batch.
+///
 /// # Errors
 ///
 /// [`Failure`] if the host did not name the manifest.
@@ -204,7 +213,7 @@ pub fn is_processed(run: &Run, batches: &TableName) -> Result<Sql, Failure> {
         ));
     }
     Ok(sql!(
-        "e.stepwell_batch IN (\n  SELECT batch FROM {batches}\n  UNION ALL\n  SELECT batch FROM {manifest} WHERE playbook = {playbook}\n)",
+        "(e.stepwell_batch IN (SELECT batch FROM {batches})\n  OR e.stepwell_batch IN (SELECT batch FROM {manifest} WHERE playbook = {playbook}))",
         batches = batches,
         manifest = run.manifest()?,
         playbook = Literal(run.playbook()),

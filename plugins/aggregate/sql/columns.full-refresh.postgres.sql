@@ -25,7 +25,7 @@ SELECT
   min(derived_tstamp) AS start_tstamp,
   count(*) FILTER (WHERE event_name = 'page_view') AS page_views
 FROM (
-  SELECT DISTINCT ON (e.stepwell_key_1, e.event_id) e.*
+  SELECT DISTINCT ON (e.stepwell_key_1, e.event_id) e.event_id, e.domain_sessionid, e.event_name, e.derived_tstamp
   FROM scratch.sessions__ids AS ids
   JOIN (
     SELECT e.*, (etl_tstamp) AS stepwell_batch, e.ctid AS stepwell_place, (domain_sessionid) AS stepwell_key_1

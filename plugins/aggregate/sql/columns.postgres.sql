@@ -25,7 +25,7 @@ SELECT
   min(derived_tstamp) AS start_tstamp,
   count(*) FILTER (WHERE event_name = 'page_view') AS page_views
 FROM (
-  SELECT DISTINCT ON (e.stepwell_key_1, e.event_id) e.*
+  SELECT DISTINCT ON (e.stepwell_key_1, e.event_id) e.event_id, e.domain_sessionid, e.event_name, e.derived_tstamp
   FROM scratch.sessions__ids AS ids
   JOIN (
     SELECT e.*, (etl_tstamp) AS stepwell_batch, e.ctid AS stepwell_place, (domain_sessionid) AS stepwell_key_1
@@ -34,11 +34,8 @@ FROM (
     ON e.stepwell_key_1 = ids.session_id
     AND e.collector_tstamp >= ids.since
   WHERE e.collector_tstamp >= (SELECT min(since) FROM scratch.sessions__ids)
-    AND e.stepwell_batch IN (
-      SELECT batch FROM scratch.sessions__batches
-      UNION ALL
-      SELECT batch FROM derived.manifest WHERE playbook = 'sessions'
-    )
+    AND (e.stepwell_batch IN (SELECT batch FROM scratch.sessions__batches)
+    OR e.stepwell_batch IN (SELECT batch FROM derived.manifest WHERE playbook = 'sessions'))
   ORDER BY e.stepwell_key_1, e.event_id, e.collector_tstamp, e.etl_tstamp, e.stepwell_place
 ) AS e
 GROUP BY domain_sessionid;

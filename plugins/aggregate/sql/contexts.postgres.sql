@@ -32,11 +32,8 @@ FROM (
     AND e.stepwell_key_2 = ids.day
     AND e.collector_tstamp >= ids.since
   WHERE e.collector_tstamp >= (SELECT min(since) FROM scratch.sessions__ids)
-    AND e.stepwell_batch IN (
-      SELECT batch FROM scratch.sessions__batches
-      UNION ALL
-      SELECT batch FROM derived.manifest WHERE playbook = 'sessions'
-    )
+    AND (e.stepwell_batch IN (SELECT batch FROM scratch.sessions__batches)
+    OR e.stepwell_batch IN (SELECT batch FROM derived.manifest WHERE playbook = 'sessions'))
 ) AS e
 WHERE (event_name <> 'bot')
 ORDER BY e.stepwell_key_1, e.stepwell_key_2, e.event_id, e.collector_tstamp, e.etl_tstamp, e.stepwell_place;

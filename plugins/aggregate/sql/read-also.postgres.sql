@@ -29,11 +29,8 @@ JOIN (
   ON e.stepwell_key_1 = ids.session_id
   AND e.collector_tstamp >= ids.since
 WHERE e.collector_tstamp >= (SELECT min(since) FROM scratch.sessions__others)
-  AND e.stepwell_batch IN (
-    SELECT batch FROM scratch.sessions__batches
-    UNION ALL
-    SELECT batch FROM derived.manifest WHERE playbook = 'sessions'
-  )
+  AND (e.stepwell_batch IN (SELECT batch FROM scratch.sessions__batches)
+  OR e.stepwell_batch IN (SELECT batch FROM derived.manifest WHERE playbook = 'sessions'))
 ORDER BY e.stepwell_key_1, e.event_id, e.collector_tstamp, e.etl_tstamp, e.stepwell_place;
 
 -- statement: analyze sessions__sessions__events

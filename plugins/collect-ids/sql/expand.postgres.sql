@@ -32,7 +32,7 @@ DROP TABLE IF EXISTS scratch.sessions__ids;
 --   reads scratch.sessions__batches, atomic.events, derived.sessions
 --   writes scratch.sessions__ids
 CREATE UNLOGGED TABLE scratch.sessions__ids AS
-SELECT touched.session_id, least(touched.since, min(derived.first_at)) AS since, touched.events
+SELECT touched.session_id, least(touched.since, CASE WHEN count(derived.session_id) > count(derived.first_at) THEN '0001-01-01' ELSE min(derived.first_at) END) AS since, touched.events
 FROM (
   SELECT e.stepwell_key_1 AS session_id, min(e.collector_tstamp) AS since, count(*) AS events
   FROM scratch.sessions__batches AS batches
@@ -56,7 +56,7 @@ ANALYZE scratch.sessions__ids;
 --   reads scratch.sessions__batches, atomic.events, derived.sessions, derived.manifest
 --   writes scratch.sessions__ids
 INSERT INTO scratch.sessions__ids
-SELECT expanded.session_id, least(expanded.since, coalesce(min(derived.first_at), '0001-01-01')) AS since, expanded.events
+SELECT expanded.session_id, least(expanded.since, CASE WHEN count(derived.session_id) > count(derived.first_at) THEN '0001-01-01' ELSE coalesce(min(derived.first_at), '0001-01-01') END) AS since, expanded.events
 FROM (
   SELECT e.stepwell_key_1 AS session_id, min(e.collector_tstamp) AS since, 0::bigint AS events
   FROM (
@@ -69,11 +69,8 @@ FROM (
       ON e.stepwell_key_1 = ids.session_id
       AND e.collector_tstamp >= ids.since
     WHERE e.collector_tstamp >= (SELECT min(since) FROM scratch.sessions__ids)
-      AND e.stepwell_batch IN (
-        SELECT batch FROM scratch.sessions__batches
-        UNION ALL
-        SELECT batch FROM derived.manifest WHERE playbook = 'sessions'
-      )
+      AND (e.stepwell_batch IN (SELECT batch FROM scratch.sessions__batches)
+      OR e.stepwell_batch IN (SELECT batch FROM derived.manifest WHERE playbook = 'sessions'))
       AND e.stepwell_key_2 IS NOT NULL
     UNION
     SELECT e.stepwell_key_2
@@ -93,11 +90,8 @@ FROM (
   ) AS e
     ON e.stepwell_key_2 = common.stepwell_shared
   WHERE e.stepwell_key_1 IS NOT NULL
-    AND e.stepwell_batch IN (
-      SELECT batch FROM scratch.sessions__batches
-      UNION ALL
-      SELECT batch FROM derived.manifest WHERE playbook = 'sessions'
-    )
+    AND (e.stepwell_batch IN (SELECT batch FROM scratch.sessions__batches)
+    OR e.stepwell_batch IN (SELECT batch FROM derived.manifest WHERE playbook = 'sessions'))
     AND NOT EXISTS (SELECT FROM scratch.sessions__ids AS ids WHERE ids.session_id = e.stepwell_key_1)
   GROUP BY e.stepwell_key_1
 ) AS expanded
@@ -133,11 +127,8 @@ JOIN (
   ON e.stepwell_key_1 = ids.session_id
   AND e.collector_tstamp >= ids.since
 WHERE e.collector_tstamp >= (SELECT min(since) FROM scratch.sessions__ids)
-  AND e.stepwell_batch IN (
-    SELECT batch FROM scratch.sessions__batches
-    UNION ALL
-    SELECT batch FROM derived.manifest WHERE playbook = 'sessions'
-  );
+  AND (e.stepwell_batch IN (SELECT batch FROM scratch.sessions__batches)
+  OR e.stepwell_batch IN (SELECT batch FROM derived.manifest WHERE playbook = 'sessions'));
 
 -- statement: analyze sessions__event_ids
 --   writes scratch.sessions__event_ids

@@ -32,7 +32,7 @@ DROP TABLE IF EXISTS scratch.sessions__ids;
 --   reads scratch.sessions__batches, atomic.events, derived.sessions
 --   writes scratch.sessions__ids
 CREATE UNLOGGED TABLE scratch.sessions__ids AS
-SELECT touched.session_id, least(touched.since, min(derived.first_at)) AS since, touched.events
+SELECT touched.session_id, least(touched.since, CASE WHEN count(derived.session_id) > count(derived.first_at) THEN '0001-01-01' ELSE min(derived.first_at) END) AS since, touched.events
 FROM (
   SELECT e.stepwell_key_1 AS session_id, min(e.collector_tstamp) AS since, count(*) AS events
   FROM scratch.sessions__batches AS batches

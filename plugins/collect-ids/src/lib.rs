@@ -389,6 +389,14 @@ impl Collect<'_> {
             NoRow::IsNew => earliest,
             NoRow::IsUnknown => sql!("coalesce({earliest}, '0001-01-01')", earliest = earliest),
         };
+        // A derived row may be older than the column that keeps its first time: then all of its events are read.
+        let first = &self.about.key[0].name;
+        let earliest = sql!(
+            "CASE WHEN count(derived.{key}) > count(derived.{since}) THEN '0001-01-01' ELSE {earliest} END",
+            key = Ident(first),
+            since = Ident(&derived.column),
+            earliest = earliest,
+        );
         sql!(
             "SELECT {columns}, least({name}.since, {earliest}) AS since, {name}.events\nFROM (\n  {keys}\n) AS {name}\nLEFT JOIN {table} AS derived\n  ON {on}\nGROUP BY {columns}, {name}.since, {name}.events",
             columns = join(self.about.key.iter().map(column), ", "),
