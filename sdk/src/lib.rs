@@ -18,7 +18,7 @@
 //!     into: ScratchOutput,
 //! }
 //!
-//! fn plan(run: &Run, with: With, _ask: &mut Ask<'_>) -> Result<Plan, Stop> {
+//! fn plan(run: &Run, with: &With, _ask: &mut Ask<'_>) -> Result<Plan, Stop> {
 //!     let (from, into) = (run.scratch(with.from.alias()), run.scratch(with.into.alias()));
 //!     let create = sql!("CREATE TABLE {into} AS\nSELECT count(*) AS n\nFROM {from}", into = into, from = from);
 //!     Ok(Plan::new().run(Statement::new("count", create).reads(&from).writes(&into)))
@@ -33,7 +33,7 @@
 //! # fn main() {}
 //! ```
 //!
-//! Reading order: [`planner`] (what a step is given, what it answers), [`settings`] (the types of its `with:`), [`sql`]
+//! Reading order: [`planner`] (what a step is given, what it answers), [`settings`] (the types of its `with:`), [`mod@sql`]
 //! and [`sql!`] (statements from checked pieces), [`catalog`] (questions about tables), [`testing`] (golden SQL under
 //! `cargo test`, without a host).
 //!
@@ -142,14 +142,14 @@ macro_rules! __or {
 pub fn __next<S: serde::de::DeserializeOwned>(
     run: bindings::stepwell::step::types::RunInfo,
     answers: &[Answer],
-    plan: fn(&planner::Run, S, &mut planner::Ask<'_>) -> Result<planner::Plan, planner::Stop>,
+    plan: fn(&planner::Run, &S, &mut planner::Ask<'_>) -> Result<planner::Plan, planner::Stop>,
 ) -> Result<bindings::stepwell::step::plans::Reply, Failure> {
     use bindings::stepwell::step::plans::Reply;
 
     let settings = serde_json::from_str(&run.settings_json)
         .map_err(|error| Failure::new("settings", error.to_string()))?;
     let run = planner::Run::new(run)?;
-    match plan(&run, settings, &mut planner::Ask::new(answers)) {
+    match plan(&run, &settings, &mut planner::Ask::new(answers)) {
         Ok(plan) => Ok(Reply::Ready(plan.into_contract())),
         Err(planner::Stop::Unanswered(questions)) => Ok(Reply::Ask(questions)),
         Err(planner::Stop::Failed(failure)) => Err(failure),

@@ -14,7 +14,7 @@
 //!     into: ScratchOutput,
 //! }
 //!
-//! fn plan(run: &Run, with: With, _ask: &mut Ask<'_>) -> Result<Plan, Stop> {
+//! fn plan(run: &Run, with: &With, _ask: &mut Ask<'_>) -> Result<Plan, Stop> {
 //!     let (into, events) = (run.scratch(with.into.alias()), &run.source()?.events);
 //!     let create = sql!("CREATE TABLE {into} AS\nSELECT count(*) AS events\nFROM {events}", into = into, events = events);
 //!     Ok(Plan::new().run(Statement::new("count events", create).reads(events).writes(&into)))

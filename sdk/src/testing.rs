@@ -9,7 +9,7 @@
 //! # use stepwell_sdk::{Settings, sql};
 //! # #[derive(serde::Deserialize, Settings)]
 //! # struct With {}
-//! # fn plan(_: &Run, _: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
+//! # fn plan(_: &Run, _: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
 //! #     let found = ask.one(question("tables", sql!("SELECT 1 AS n"), vec![]))?;
 //! #     Ok(Plan::new().note(format!("{} tables", found.len())))
 //! # }
@@ -29,7 +29,7 @@ use crate::bindings::stepwell::step::types::{Failure, Relation, RunInfo};
 use crate::planner::{Ask, Plan, Run, Stop};
 
 /// The function that a planner exports.
-type PlanFn<S> = fn(&Run, S, &mut Ask<'_>) -> Result<Plan, Stop>;
+type PlanFn<S> = fn(&Run, &S, &mut Ask<'_>) -> Result<Plan, Stop>;
 
 /// How often a planner may ask before the test takes it for a mistake.
 const ROUNDS_MAX: usize = 16;

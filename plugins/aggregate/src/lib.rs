@@ -73,7 +73,7 @@ pub struct Dedupe {
 }
 
 /// Answers with the statements that fill the table of rows.
-pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
+pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     let source = run.source()?;
     let ids: Ids = run
         .about(with.ids.alias())
@@ -109,7 +109,7 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     }
     let aggregate = Aggregate {
         run,
-        with: &with,
+        with,
         ids: &ids,
         read,
         place,
@@ -123,7 +123,7 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     let plan = match body {
         Body::Columns(list) if contexts.is_empty() => {
             // Only the columns that are named: copies are found by sorting, and sorting whole rows takes twice as long.
-            let needed = Needed::of(&Body::Columns(list), &with, &ids, source)?.among(&columns);
+            let needed = Needed::of(&Body::Columns(list), with, &ids, source)?.among(&columns);
             let needed: Vec<_> = needed
                 .iter()
                 .map(|name| sql!("e.{name}", name = Ident(name)))
@@ -135,7 +135,7 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             Plan::new().run_all(scratch::fill(run, &into, "compute rows", &select, &reads))
         }
         body => {
-            let needed = Needed::of(&body, &with, &ids, source)?;
+            let needed = Needed::of(&body, with, &ids, source)?;
             aggregate.in_stages(&body, &needed.among(&columns), &contexts, &into)?
         }
     };

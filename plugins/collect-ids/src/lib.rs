@@ -84,7 +84,7 @@ pub struct ReadAlso {
 }
 
 /// Answers with the statements that fill the table of ids.
-pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
+pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     let source = run.source()?;
     let pending: Batches = run
         .about(with.batches.alias())
@@ -92,10 +92,10 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     check_key(&with.key)?;
     let since = match pending.from_nothing {
         true => None,
-        false => derived_since(&with, ask)?,
+        false => derived_since(with, ask)?,
     };
     let indexes = Indexes::read(ask.one(catalog::indexes(&source.events))?);
-    let about = about(&with, source, &pending)?;
+    let about = about(with, source, &pending)?;
     let collect = Collect {
         run,
         with,
@@ -188,7 +188,7 @@ fn derived_since(with: &With, ask: &mut Ask<'_>) -> Result<Option<ReadColumn>, S
 /// What the statements are made from.
 struct Collect<'a> {
     run: &'a Run,
-    with: With,
+    with: &'a With,
     source: &'a Source,
     since: Option<ReadColumn>,
     about: Ids,
@@ -283,7 +283,7 @@ impl Collect<'_> {
         let (run, about) = (self.run, &self.about);
         let mut expressions = about.expressions()?;
         expressions.push(expression.clone());
-        let contexts = named(&self.with, self.source, &expressions)?;
+        let contexts = named(self.with, self.source, &expressions)?;
         let rows = keyed_events(self.source, &expressions, &contexts, false)?;
         let key = |at: usize| key_alias(at);
         let same = about.key.iter().enumerate().map(|(at, column)| {
@@ -475,7 +475,7 @@ impl Collect<'_> {
         for expression in self.with.expand_by.iter().chain(further) {
             let text = expression.as_str();
             // What lies in a context is found by that table's indexes.
-            let contexts = named(&self.with, self.source, [expression]).unwrap_or_default();
+            let contexts = named(self.with, self.source, [expression]).unwrap_or_default();
             if !contexts.is_empty() || seen.contains(&text) || indexes.finds(text) {
                 continue;
             }

@@ -66,7 +66,7 @@ pub enum OnSchemaChange {
 }
 
 /// Answers with the one transaction that changes what readers see.
-pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
+pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     let pending: Batches = run
         .about(with.manifest.alias())
         .map_err(|failure| failure.with_setting("/manifest"))?;

@@ -33,7 +33,7 @@ pub struct With {
 }
 
 /// The measures from which maintenance is due.
-#[derive(Default, serde::Deserialize, Settings)]
+#[derive(serde::Deserialize, Settings)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct When {
     /// Dead rows as a share of all rows; 20% unless given.
@@ -44,15 +44,24 @@ pub struct When {
     unfrozen: Option<Percent>,
 }
 
+impl When {
+    /// Nothing given.
+    const DEFAULT: Self = Self {
+        dead_rows: None,
+        stats_off: None,
+        unfrozen: None,
+    };
+}
+
 /// Answers with one statement for each table that needs one.
-pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
+pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     if run.dialect() != Dialect::Postgres {
         return Err(Failure::new("dialect", "defrag knows Postgres only so far")
             .with_help("Take the step out of the workflow; Redshift vacuums tables by itself.")
             .into());
     }
     let rows = ask.one(measures(&with.tables))?;
-    let when = with.when.unwrap_or_default();
+    let when = with.when.as_ref().unwrap_or(&When::DEFAULT);
     let mut plan = Plan::new().without_transaction();
     for MaintainedTable(table) in &with.tables {
         let row = rows.iter().find(|row| {
@@ -65,7 +74,7 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             continue;
         };
         let measured = Measured::read(row);
-        match measured.decide(&when) {
+        match measured.decide(when) {
             (Some(command), reason) => {
                 let sql = sql!(
                     "{command} {table}",
@@ -222,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_cheapest_command_that_suffices() {
-        let when = When::default();
+        let when = When::DEFAULT;
         for (measured, command) in [
             (FRESH, None),
             (
@@ -288,7 +297,7 @@ mod tests {
             changed: 50.0,
             ..FRESH
         }
-        .decide(&When::default());
+        .decide(&When::DEFAULT);
         assert_eq!(
             reason,
             "23.1% of its rows are dead and 5.0% of its rows changed since the last ANALYZE"

@@ -48,7 +48,7 @@ pub struct With {
 }
 
 /// Answers with the pending batches, or with the end of the run.
-pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
+pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     let source = run.source()?;
     let manifest = run.manifest()?;
     let [events, columns, indexes] = ask.all([
@@ -76,7 +76,7 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     };
     check_batch_type(columns, ask.one(batch_of(source))?, source, &manifest)?;
     if run.full_refresh() {
-        return full_refresh(&with, &discovery, ask);
+        return full_refresh(with, &discovery, ask);
     }
     let state = State::read(ask.one(discovery.state())?);
     let mut pending = Pending::read(
@@ -86,7 +86,7 @@ pub fn plan(run: &Run, with: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     pending.from_nothing = state.is_none();
     let plan = match pending.batches.is_empty() {
         true => Plan::nothing_to_do("no new batches"),
-        false => fill(run, &with, &discovery, &pending),
+        false => fill(run, with, &discovery, &pending),
     };
     let notes = notes(&discovery, &pending, state.as_ref());
     Ok(notes.into_iter().fold(plan, Plan::note))
@@ -220,7 +220,7 @@ impl Pending {
             pending.events_without_batch += row.int("untimed").unwrap_or(0);
             match before {
                 Some(before) if events < before => {
-                    pending.shrunk.push((batch.to_owned(), before - events))
+                    pending.shrunk.push((batch.to_owned(), before - events));
                 }
                 // All its events are without a time.
                 _ if events == 0 => {}

@@ -48,7 +48,7 @@ fn yes() -> bool {
 }
 
 /// Answers with the statements as they stand, names put in.
-pub fn plan(run: &Run, with: With, _: &mut Ask<'_>) -> Result<Plan, Stop> {
+pub fn plan(run: &Run, with: &With, _: &mut Ask<'_>) -> Result<Plan, Stop> {
     let place = with
         .statements
         .file

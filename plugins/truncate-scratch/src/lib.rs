@@ -22,7 +22,7 @@ use stepwell_sdk::{Settings, export_planner, sql};
 pub struct With {}
 
 /// Answers with one DROP of the tables that steps make anew, and one TRUNCATE of others that hold rows.
-pub fn plan(run: &Run, _: With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
+pub fn plan(run: &Run, _: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     let (schema, prefix) = run.scratch_prefix();
     let tables = ask.one(question(
         "scratch tables",
