@@ -57,6 +57,9 @@ pub struct Ids {
     /// pending batches, and need not be looked up id by id.
     #[serde(default)]
     pub all: bool,
+    /// Whether an index finds the events of an id.
+    #[serde(default)]
+    pub indexed: bool,
 }
 
 /// One column of a key.
@@ -127,7 +130,14 @@ impl Ids {
         let source = run.source()?;
         let ids = run.scratch(alias);
         let rows = keyed_events(source, expressions, contexts, place)?;
-        let processed = is_processed(run, &run.scratch(&self.batches))?.indented(2);
+        let batches = run.scratch(&self.batches);
+        let processed = match self.all {
+            true => sql!(
+                "e.stepwell_batch IN (SELECT batch FROM {batches})",
+                batches = batches
+            ),
+            false => is_processed(run, &batches)?.indented(2),
+        };
         // An event without a time belongs to no batch.
         let timed = sql!("e.{time} IS NOT NULL", time = Ident(&source.time));
         if self.all {
@@ -158,11 +168,14 @@ impl Ids {
             let time = Ident(&source.time);
             on.push(sql!("e.{time} >= ids.since", time = time));
             // The same bound for all ids at once lets a sort key, or a BRIN index, skip what lies before it.
-            conditions.push(sql!(
-                "e.{time} >= (SELECT min(since) FROM {ids})",
-                time = time,
-                ids = ids
-            ));
+            // Where an index finds the events of an id, Postgres would read the BRIN index once more for each id.
+            if !self.indexed {
+                conditions.push(sql!(
+                    "e.{time} >= (SELECT min(since) FROM {ids})",
+                    time = time,
+                    ids = ids
+                ));
+            }
         } else {
             conditions.push(timed);
         }

@@ -497,6 +497,7 @@ mod tests {
             bounded: true,
             contexts: contexts.iter().map(|&name| name.into()).collect(),
             all: false,
+            indexed: false,
         };
         let columns: Vec<_> = [
             "event_id",
@@ -576,6 +577,7 @@ mod tests {
                 bounded: true,
                 contexts: vec![],
                 all: false,
+                indexed: false,
             };
             conversation(&key, &[], with).about("others", &others)
         };

@@ -41,4 +41,4 @@ SELECT coalesce(sum(events), 0)::bigint
 FROM scratch.sessions__ids
 WHERE visitor IS NULL OR page IS NULL;
 
--- about ids: {"key":[{"name":"visitor","expression":"domain_userid"},{"name":"page","expression":"page.id"}],"batches":"batches","bounded":false,"contexts":["page"],"all":true}
+-- about ids: {"key":[{"name":"visitor","expression":"domain_userid"},{"name":"page","expression":"page.id"}],"batches":"batches","bounded":false,"contexts":["page"],"all":true,"indexed":false}

@@ -68,8 +68,7 @@ FROM (
     ) AS e
       ON e.stepwell_key_1 = ids.session_id
       AND e.collector_tstamp >= ids.since
-    WHERE e.collector_tstamp >= (SELECT min(since) FROM scratch.sessions__ids)
-      AND (e.stepwell_batch IN (SELECT batch FROM scratch.sessions__batches)
+    WHERE (e.stepwell_batch IN (SELECT batch FROM scratch.sessions__batches)
       OR e.stepwell_batch IN (SELECT batch FROM derived.manifest WHERE playbook = 'sessions'))
       AND e.stepwell_key_2 IS NOT NULL
     UNION
@@ -126,13 +125,12 @@ JOIN (
 ) AS e
   ON e.stepwell_key_1 = ids.session_id
   AND e.collector_tstamp >= ids.since
-WHERE e.collector_tstamp >= (SELECT min(since) FROM scratch.sessions__ids)
-  AND (e.stepwell_batch IN (SELECT batch FROM scratch.sessions__batches)
+WHERE (e.stepwell_batch IN (SELECT batch FROM scratch.sessions__batches)
   OR e.stepwell_batch IN (SELECT batch FROM derived.manifest WHERE playbook = 'sessions'));
 
 -- statement: analyze sessions__event_ids
 --   writes scratch.sessions__event_ids
 ANALYZE scratch.sessions__event_ids;
 
--- about ids: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[],"all":false}
+-- about ids: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[],"all":false,"indexed":true}
 -- note: no index on atomic.events begins with domain_userid: keys that share it are found by reading the whole table; CREATE INDEX ON atomic.events (domain_userid) would read only their events

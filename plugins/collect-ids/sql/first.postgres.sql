@@ -39,4 +39,4 @@ SELECT coalesce(sum(events), 0)::bigint
 FROM scratch.sessions__ids
 WHERE session_id IS NULL;
 
--- about ids: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[],"all":true}
+-- about ids: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[],"all":true,"indexed":true}

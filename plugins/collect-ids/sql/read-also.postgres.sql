@@ -211,6 +211,6 @@ SELECT coalesce(sum(events), 0)::bigint
 FROM scratch.sessions__ids
 WHERE session_id IS NULL;
 
--- about neighbours: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[],"all":false}
--- about ids: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[],"all":false}
+-- about neighbours: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[],"all":false,"indexed":false}
+-- about ids: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[],"all":false,"indexed":false}
 -- note: no index on atomic.events begins with user_id: keys that share it are found by reading the whole table; CREATE INDEX ON atomic.events (user_id) would read only their events

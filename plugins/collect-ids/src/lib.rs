@@ -95,7 +95,7 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         false => derived_since(with, ask)?,
     };
     let indexes = Indexes::read(ask.one(catalog::indexes(&source.events))?);
-    let about = about(with, source, &pending)?;
+    let about = about(with, source, &pending, &indexes)?;
     let collect = Collect {
         run,
         with,
@@ -107,7 +107,12 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
 }
 
 /// What later steps may know about the ids.
-fn about(with: &With, source: &Source, pending: &Batches) -> Result<Ids, Failure> {
+fn about(
+    with: &With,
+    source: &Source,
+    pending: &Batches,
+    indexes: &Indexes,
+) -> Result<Ids, Failure> {
     let key = with.key.0.iter().map(|(name, expr)| KeyColumn {
         name: name.clone(),
         expression: expr.as_str().to_owned(),
@@ -121,6 +126,7 @@ fn about(with: &With, source: &Source, pending: &Batches) -> Result<Ids, Failure
         bounded: with.since.is_some(),
         contexts: named(with, source, with.key.0.iter().map(|(_, expr)| expr))?,
         all: pending.from_nothing,
+        indexed: with.contexts.is_empty() && indexes.finds(with.key.0[0].1.as_str()),
     })
 }
 

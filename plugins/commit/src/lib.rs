@@ -397,6 +397,7 @@ mod tests {
             bounded: true,
             contexts: vec![],
             all: false,
+            indexed: false,
         };
         let batches = Batches {
             batches: 1,

@@ -74,7 +74,20 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             .unwrap_or(BATCHES_MAX)
             .clamp(1, BATCHES_MAX),
     };
-    check_batch_type(columns, ask.one(batch_of(source))?, source, &manifest)?;
+    // A plain column says its type by itself; an expression has to be asked.
+    let plain = source
+        .batch
+        .as_column()
+        .and_then(|name| column_oid(events, &name));
+    let batch = match plain {
+        Some(oid) => Some(oid),
+        None => ask
+            .one(batch_of(source))?
+            .fields()
+            .next()
+            .map(|(_, oid)| i64::from(oid)),
+    };
+    check_batch_type(column_oid(columns, "batch"), batch, source, &manifest)?;
     if run.full_refresh() {
         return full_refresh(with, &discovery, ask);
     }
@@ -150,16 +163,11 @@ fn batch_of(source: &Source) -> Question {
 
 /// A batch that the manifest can only keep by changing it would be another one when it is looked for again.
 fn check_batch_type(
-    columns: Rows<'_>,
-    batch: Rows<'_>,
+    kept: Option<i64>,
+    found: Option<i64>,
     source: &Source,
     manifest: &TableName,
 ) -> Result<(), Failure> {
-    let kept = columns
-        .iter()
-        .find(|row| row.text("name") == Some("batch"))
-        .and_then(|row| row.int("type_oid"));
-    let found = batch.fields().next().map(|(_, oid)| i64::from(oid));
     match (kept, found) {
         (Some(kept), Some(found)) if kept != found => Err(Failure::new(
             "batch-type",
@@ -344,6 +352,13 @@ fn without_batch(source: &Source, events: u64) -> Vec<String> {
         )
     };
     (events > 0).then(note).into_iter().collect()
+}
+
+/// Returns the type of a column by its OID.
+fn column_oid(rows: Rows<'_>, name: &str) -> Option<i64> {
+    rows.iter()
+        .find(|row| row.text("name") == Some(name))?
+        .int("type_oid")
 }
 
 /// Returns the SQL type of a column.

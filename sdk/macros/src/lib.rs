@@ -14,7 +14,7 @@ use proc_macro::TokenStream;
 ///
 /// Doc comments become descriptions. A field is required unless its type is `Option` or it has a default.
 ///
-/// ```ignore
+/// ```text
 /// #[derive(serde::Deserialize, stepwell_sdk::Settings)]
 /// #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 /// struct With {
