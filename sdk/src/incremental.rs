@@ -57,7 +57,7 @@ pub struct Ids {
     /// pending batches, and need not be looked up id by id.
     #[serde(default)]
     pub all: bool,
-    /// Whether an index finds the events of an id.
+    /// Whether an index finds the events of an id, and no others.
     #[serde(default)]
     pub indexed: bool,
 }

@@ -126,7 +126,10 @@ fn about(
         bounded: with.since.is_some(),
         contexts: named(with, source, with.key.0.iter().map(|(_, expr)| expr))?,
         all: pending.from_nothing,
-        indexed: with.contexts.is_empty() && indexes.finds(with.key.0[0].1.as_str()),
+        // Of a key with several parts the index finds one alone, and a bound on time narrows that down.
+        indexed: with.key.0.len() == 1
+            && with.contexts.is_empty()
+            && indexes.finds(with.key.0[0].1.as_str()),
     })
 }
 
