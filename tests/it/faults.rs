@@ -87,10 +87,10 @@ async fn a_killed_host_is_healed_by_the_next_run() {
 /// Starts a run, waits until it sleeps at the point, kills it, and waits until the server has noticed.
 async fn kill_there(db: &Db, program: &Program, file: &str) {
     let mut child = program.start(&["run", file]);
-    db.wait_for("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())", |n| n > 0).await;
+    db.wait_until_there().await;
     child.kill().expect("it lives");
     assert_eq!(Ended::of(child).code, -libc::SIGKILL);
-    db.wait_for("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'stepwell sessions %' AND datname = current_database()", |n| n == 0).await;
+    db.wait_until_gone().await;
 }
 
 /// SIGINT and SIGTERM cancel on the server, roll back and give the lease back, each with its code.
@@ -107,7 +107,7 @@ async fn a_stopped_run_leaves_everything_as_it_was() {
     .await;
     for (signal, code) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
         let child = program.start(&["run", &file]);
-        db.wait_for("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())", |n| n > 0).await;
+        db.wait_until_there().await;
         // SAFETY: the child is ours and not yet waited for.
         unsafe { libc::kill(child.id().try_into().expect("a pid"), signal) };
         let ended = tokio::task::spawn_blocking(|| Ended::of(child))
@@ -121,7 +121,7 @@ async fn a_stopped_run_leaves_everything_as_it_was() {
             "{}",
             ended.stderr
         );
-        db.wait_for("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'stepwell sessions %' AND datname = current_database()", |n| n == 0).await;
+        db.wait_until_gone().await;
         assert_eq!(
             db.number("SELECT count(*) FROM stepwell.leases WHERE released_at IS NULL")
                 .await,
@@ -181,6 +181,20 @@ impl Db {
                EXECUTE FUNCTION derived.on_create()"
         ))
         .await;
+    }
+
+    /// Waits until a run has come to the point that [`on_create`](Self::on_create) or a trigger marks with a lock.
+    async fn wait_until_there(&self) {
+        let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        self.wait_for(locks, |n| n > 0).await;
+    }
+
+    /// Waits until the server has ended every session of a run.
+    async fn wait_until_gone(&self) {
+        let sessions = "SELECT count(*) FROM pg_stat_activity
+            WHERE application_name LIKE 'stepwell sessions %' AND datname = current_database()";
+        self.wait_for(sessions, |n| n == 0).await;
     }
 
     /// Waits until a query selects a number that fits, for at most a minute.

@@ -138,8 +138,9 @@ pub(crate) async fn init_on(
     session: &Session,
     workflow: &Workflow,
 ) -> Result<InitReport, RunError> {
-    let ddl = full_ddl(session, workflow).await?;
-    check_manifest(session, workflow).await?;
+    let batch_type = batch_type(session, workflow).await?;
+    let ddl = full_ddl(workflow, batch_type.as_deref());
+    check_manifest(session, workflow, batch_type).await?;
     let doing = || RunError::warehouse("make the host's tables");
     session.begin(Access::ReadWrite).await.map_err(doing())?;
     // Two processes may come here at once, and CREATE … IF NOT EXISTS is not safe against itself.
@@ -169,8 +170,12 @@ pub(crate) async fn init_on(
 }
 
 /// Refuses a manifest that is there and keeps batches of another type than the workflow's source has.
-async fn check_manifest(session: &Session, workflow: &Workflow) -> Result<(), RunError> {
-    let Some(expected) = batch_type(session, workflow).await? else {
+async fn check_manifest(
+    session: &Session,
+    workflow: &Workflow,
+    batch_type: Option<String>,
+) -> Result<(), RunError> {
+    let Some(expected) = batch_type else {
         return Ok(());
     };
     let sql = "SELECT format_type(atttypid, -1) AS type FROM pg_catalog.pg_attribute
@@ -199,15 +204,15 @@ async fn check_manifest(session: &Session, workflow: &Workflow) -> Result<(), Ru
 pub async fn ddl(workflow: &Workflow, options: &RunOptions) -> Result<String, RunError> {
     let target = connect::target(workflow, options).await?;
     let session = connect::session(workflow, &target, "init").await?;
-    full_ddl(&session, workflow).await
+    let batch_type = batch_type(&session, workflow).await?;
+    Ok(full_ddl(workflow, batch_type.as_deref()))
 }
 
-async fn full_ddl(session: &Session, workflow: &Workflow) -> Result<String, RunError> {
-    let batch_type = batch_type(session, workflow).await?;
-    Ok(format!(
+fn full_ddl(workflow: &Workflow, batch_type: Option<&str>) -> String {
+    format!(
         "{HOST_TABLES}INSERT INTO stepwell.version (version) VALUES ({VERSION}) ON CONFLICT DO NOTHING;\n\n{}",
-        playbook_tables(workflow, batch_type.as_deref())
-    ))
+        playbook_tables(workflow, batch_type)
+    )
 }
 
 /// Returns the SQL type of the source's batches; none without a source.

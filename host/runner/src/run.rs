@@ -266,10 +266,11 @@ impl Context<'_> {
                 }
                 None => self.begin_pass(pass, &serde_json::Value::Null),
             };
-            if pass == 1 {
+            let missing = self.steps.without_component();
+            if !missing.is_empty() {
                 let workflow = self.steps.workflow;
-                let all = 0..workflow.steps.len();
-                self.steps.add(self.components.load(workflow, all).await?);
+                self.steps
+                    .add(self.components.load(workflow, missing.into_iter()).await?);
             }
             if let Some(reason) = self.pass(pass, gate).await? {
                 return Ok(if pass > 1 {

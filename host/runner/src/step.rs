@@ -81,6 +81,17 @@ impl<'a> Steps<'a> {
         components[&index].clone()
     }
 
+    /// Returns the steps whose component is not there yet.
+    pub(crate) fn without_component(&self) -> Vec<usize> {
+        let components = self
+            .components
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        (0..self.workflow.steps.len())
+            .filter(|index| !components.contains_key(index))
+            .collect()
+    }
+
     /// Adds components.
     pub(crate) fn add(&self, components: BTreeMap<usize, Component>) {
         self.components

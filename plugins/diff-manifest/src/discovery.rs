@@ -217,8 +217,8 @@ impl Discovery<'_> {
             time = time,
             events = events,
             start = start,
-            recounted = self.recounted(),
-            gone = self.gone(&sql!("walk"), &sql!("true")).indented(14),
+            recounted = self.recounted("$2"),
+            gone = self.gone(&sql!("walk"), &sql!("true"), "$2").indented(14),
             time_type = Sql::trusted(&self.time_type),
             manifest = self.manifest,
             playbook = self.playbook(),
@@ -267,23 +267,19 @@ impl Discovery<'_> {
             time = Ident(&self.source.time),
             events = self.source.events,
             floor = floor,
-            recounted = self.recounted_by("$1"),
+            recounted = self.recounted("$1"),
             groups = self
                 .groups(&sql!("EXISTS (SELECT FROM changed) AND e.batch IN (SELECT batch FROM changed)"))
                 .indented(14),
-            gone = self.gone_by(&sql!("found"), &sql!("m.first_time >= {floor}", floor = floor), "$1").indented(14),
+            gone = self.gone(&sql!("found"), &sql!("m.first_time >= {floor}", floor = floor), "$1").indented(14),
             manifest = self.manifest,
             playbook = self.playbook(),
             limit = self.limit(),
         )
     }
 
-    /// The processed batches within the recount of which no event is left.
-    fn gone(&self, among: &Sql, condition: &Sql) -> Sql {
-        self.gone_by(among, condition, "$2")
-    }
-
-    fn gone_by(&self, among: &Sql, condition: &Sql, recount: &str) -> Sql {
+    /// The processed batches within the recount, which begins at parameter `recount`, of which no event is left.
+    fn gone(&self, among: &Sql, condition: &Sql, recount: &str) -> Sql {
         sql!(
             "SELECT m.batch, 0, NULL, NULL, m.events, 0
             FROM {manifest} AS m
@@ -291,18 +287,14 @@ impl Discovery<'_> {
               AND NOT EXISTS (SELECT FROM {among} AS still WHERE still.batch = m.batch)",
             manifest = self.manifest,
             playbook = self.playbook(),
-            recounted = self.recounted_by(recount),
+            recounted = self.recounted(recount),
             condition = condition,
             among = among,
         )
     }
 
     /// The condition that manifest row `m` is counted again.
-    fn recounted(&self) -> Sql {
-        self.recounted_by("$2")
-    }
-
-    fn recounted_by(&self, param: &str) -> Sql {
+    fn recounted(&self, param: &str) -> Sql {
         let param = Sql::trusted(param);
         let time = Sql::trusted(&self.time_type);
         // The parameter keeps its place, and so its type, where nothing is counted again.
