@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{check, completions, demo, init, local, manifest, plan, run};
+use crate::commands::{check, completions, demo, init, local, manifest, plan, plugin, run};
 use crate::exit;
 
 /// Keeps derived SQL tables up to date, batch by batch, instead of rebuilding them.
@@ -99,6 +99,7 @@ pub(crate) enum Command {
     Check(check::CheckArgs),
     Init(init::InitArgs),
     Manifest(manifest::ManifestArgs),
+    Plugin(plugin::PluginArgs),
     Local(local::LocalArgs),
     Demo(demo::DemoArgs),
     Completions(completions::CompletionsArgs),

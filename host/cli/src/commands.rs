@@ -7,6 +7,7 @@ pub(crate) mod init;
 pub(crate) mod local;
 pub(crate) mod manifest;
 pub(crate) mod plan;
+pub(crate) mod plugin;
 pub(crate) mod run;
 
 use std::future::Future;
@@ -65,6 +66,7 @@ pub(crate) fn dispatch(command: Command, context: &Context) -> Outcome {
         Command::Check(args) => check::execute(&args, context),
         Command::Init(args) => init::execute(&args, context),
         Command::Manifest(args) => manifest::execute(&args, context),
+        Command::Plugin(args) => plugin::execute(&args, context),
         Command::Local(args) => local::execute(&args, context),
         Command::Demo(args) => demo::execute(&args, context),
         Command::Completions(args) => completions::execute(&args, context),

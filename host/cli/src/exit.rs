@@ -27,6 +27,8 @@ pub const STEP: u8 = 6;
 pub const INIT: u8 = 7;
 /// The private local server lacks what it needs, for example the programs of PostgreSQL.
 pub const LOCAL: u8 = 9;
+/// A plugin is not what it should be: it does not build, fails its test, or is no step that runs here.
+pub const PLUGIN: u8 = 10;
 /// Stopped by SIGINT (Ctrl-C): 128 + 2.
 pub const SIGINT: u8 = 130;
 /// Stopped by SIGTERM: 128 + 15.
@@ -44,6 +46,7 @@ Exit codes:
     6  a step failed
     7  `stepwell init` is due
     9  the private local server lacks something, for example PostgreSQL's programs
+   10  a plugin does not build, fails its test, or is no step that runs here
   130  stopped by SIGINT (Ctrl-C)
   143  stopped by SIGTERM
 With several files: the code of the first one that did not end well.";

@@ -28,6 +28,13 @@ pub(crate) enum Failed {
         doing: String,
         error: Box<WarehouseError>,
     },
+    /// A plugin is not what it should be, outside of any run.
+    Plugin {
+        message: String,
+        /// More, each under a name: `detail`, `cause`.
+        details: Vec<(&'static str, String)>,
+        help: Option<String>,
+    },
     /// Stopped by this signal, between two pieces of work.
     Stopped(&'static str),
     /// Everything else.
@@ -56,6 +63,7 @@ impl Failed {
             Self::Local(error) => exit::of_local(error),
             Self::Run { error, .. } => exit::of_run(error),
             Self::Warehouse { .. } => exit::WAREHOUSE,
+            Self::Plugin { .. } => exit::PLUGIN,
             Self::Stopped(signal) => exit::of_signal(signal),
             Self::Other(_) => exit::INTERNAL,
         }
@@ -68,6 +76,16 @@ impl Failed {
             Self::Local(error) => failure::local(error),
             Self::Run { workflow, error } => failure::message(workflow, error),
             Self::Warehouse { doing, error } => failure::warehouse(doing, error),
+            Self::Plugin {
+                message,
+                details,
+                help,
+            } => details
+                .iter()
+                .fold(Message::error(message), |message, (name, detail)| {
+                    message.remark(name, detail)
+                })
+                .remark_if("help", help.as_ref()),
             Self::Stopped(signal) => Message::error(format!("stopped by {signal}")),
             Self::Other(error) => failure::other(error),
         };
