@@ -141,6 +141,16 @@ fn log(playbook: &str, event: &Event<'_>) {
             );
         }
         Event::Note { step, note } => info!(playbook, step, note, "note"),
+        Event::Retrying { retry } => info!(
+            playbook,
+            work = retry.work,
+            number = retry.number,
+            of = retry.of,
+            wait_ms = retry.wait_ms,
+            sqlstate = retry.sqlstate,
+            error = retry.error,
+            "trying again"
+        ),
         Event::Committed { pass } => info!(playbook, pass, "committed"),
         _ => {}
     }
@@ -179,6 +189,14 @@ fn line(playbook: &str, event: &Event<'_>) -> Option<String> {
         Event::StepFailed { step, message } => {
             format!("{step} failed and is not critical: {}", clean(message))
         }
+        Event::Retrying { retry } => format!(
+            "{}: {}; trying again in {} (retry {} of {})",
+            retry.work,
+            clean(&retry.error),
+            duration(Duration::from_millis(retry.wait_ms)),
+            retry.number,
+            retry.of
+        ),
         _ => return None,
     };
     Some(format!("{playbook}: {words}"))
@@ -186,6 +204,8 @@ fn line(playbook: &str, event: &Event<'_>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use stepwell_runner::RetryReport;
+
     use super::*;
 
     #[test]
@@ -218,6 +238,18 @@ mod tests {
         assert_eq!(
             line(failed),
             "sessions: defrag failed and is not critical: lock\u{fffd} timeout"
+        );
+        let retry = RetryReport {
+            work: "commit".into(),
+            number: 1,
+            of: 4,
+            wait_ms: 420,
+            sqlstate: Some("40P01".into()),
+            error: "deadlock detected".into(),
+        };
+        assert_eq!(
+            line(Event::Retrying { retry: &retry }),
+            "sessions: commit: deadlock detected; trying again in 420 ms (retry 1 of 4)"
         );
         assert_eq!(line(Event::StepStarted { step: "commit" }), "");
     }

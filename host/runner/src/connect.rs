@@ -46,13 +46,47 @@ pub async fn target(workflow: &Workflow, options: &RunOptions) -> Result<Target,
     }
 }
 
+/// Longest part of a playbook's name in the name of a session. Postgres keeps 63 bytes, and the run's id must be among
+/// them.
+const PLAYBOOK_BYTES_SHOWN: usize = 28;
+
+/// Characters of a run's id that name it: the random ones at its end.
+const RUN_ID_SHOWN: usize = 12;
+
+/// Returns what a session of a run is called in `pg_stat_activity`: `stepwell sessions step 0f3a9c1b2d4e`.
+pub(crate) fn name(playbook: &str, role: &str, run_id: &str) -> String {
+    // Both are ASCII.
+    let playbook = &playbook[..playbook.len().min(PLAYBOOK_BYTES_SHOWN)];
+    let run_id = &run_id[run_id.len().saturating_sub(RUN_ID_SHOWN)..];
+    format!("stepwell {playbook} {role} {run_id}")
+}
+
+/// Returns the names of the sessions that a run works on.
+pub(crate) fn names(playbook: &str, run_id: &str) -> [String; 2] {
+    [STEP, CONTROL].map(|role| name(playbook, role, run_id))
+}
+
+const STEP: &str = "step";
+const CONTROL: &str = "control";
+
 /// Connects; `role` says in `pg_stat_activity` what the session is for.
 pub(crate) async fn session(
     workflow: &Workflow,
     target: &Target,
     role: &str,
 ) -> Result<Session, RunError> {
-    open(workflow, target, role, &[]).await
+    let name = format!("stepwell {} {role}", workflow.playbook.as_str());
+    open(workflow, target, name, &[]).await
+}
+
+/// Connects a session for the steps of a run.
+pub(crate) async fn step(
+    workflow: &Workflow,
+    target: &Target,
+    run_id: &str,
+) -> Result<Session, RunError> {
+    let name = name(workflow.playbook.as_str(), STEP, run_id);
+    open(workflow, target, name, &[]).await
 }
 
 /// Connects the session that holds the lease and keeps the journal.
@@ -60,20 +94,19 @@ pub(crate) async fn session(
 /// Its commits do not wait for the disk. What a crash of the server could take back is a lease whose holder lost its
 /// connections with it, and lines of the journal; the row that says `committed` is written by the commit step's own
 /// transaction, which does wait.
-pub(crate) async fn control(workflow: &Workflow, target: &Target) -> Result<Session, RunError> {
-    open(
-        workflow,
-        target,
-        "control",
-        &[("synchronous_commit", "off")],
-    )
-    .await
+pub(crate) async fn control(
+    workflow: &Workflow,
+    target: &Target,
+    run_id: &str,
+) -> Result<Session, RunError> {
+    let name = name(workflow.playbook.as_str(), CONTROL, run_id);
+    open(workflow, target, name, &[("synchronous_commit", "off")]).await
 }
 
 async fn open(
     workflow: &Workflow,
     target: &Target,
-    role: &str,
+    application_name: String,
     more: &[(&str, &str)],
 ) -> Result<Session, RunError> {
     let warehouse = &workflow.warehouse;
@@ -85,7 +118,7 @@ async fn open(
         .iter()
         .map(|&(name, value)| (name.to_owned(), value.to_owned()));
     let options = SessionOptions {
-        application_name: format!("stepwell {} {role}", workflow.playbook.as_str()),
+        application_name,
         statement_timeout: Some(warehouse.statement_timeout.unwrap_or(STATEMENT_TIMEOUT)),
         lock_timeout: Some(warehouse.lock_timeout.unwrap_or(LOCK_TIMEOUT)),
         settings: given.chain(more).collect(),
@@ -93,4 +126,19 @@ async fn open(
     Session::connect(target, &options)
         .await
         .map_err(RunError::warehouse("connect to the warehouse"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_name_fits_with_its_run() {
+        let playbook = "p".repeat(stepwell_workflow::PLAYBOOK_BYTES_MAX);
+        let run_id = uuid::Uuid::now_v7().to_string();
+        for name in names(&playbook, &run_id) {
+            assert!(name.len() <= 63, "{name}");
+            assert!(name.ends_with(&run_id[24..]), "{name}");
+        }
+    }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use stepwell_sandbox::contract::{Plan, Statement};
-use stepwell_warehouse::{AnswerLimits, Session, WarehouseError};
+use stepwell_warehouse::{AnswerLimits, Param, RetryClass, Session, WarehouseError};
 
 use crate::connect;
 use crate::convert;
@@ -130,7 +131,7 @@ impl Execution<'_> {
             tracing::debug!(step = %self.place.id, label = %statement.label, sql = %statement.sql, "statement");
             let begun = Instant::now();
             let rows = self
-                .statement(statement, &mut executed)
+                .repeated(statement, &mut executed)
                 .await
                 .map_err(|error| {
                     let statement = StatementPlace {
@@ -156,6 +157,32 @@ impl Execution<'_> {
             }
         }
         Ok(executed)
+    }
+
+    /// Runs a statement. One outside of a transaction is repeated by itself where the server says that it failed and may
+    /// succeed later; if its connection was lost, it may have taken effect. Inside of one, the step as a whole is
+    /// repeated.
+    async fn repeated(
+        &self,
+        statement: &Statement,
+        executed: &mut Executed,
+    ) -> Result<u64, RunError> {
+        let mut failed = 0;
+        loop {
+            let error = match self.statement(statement, executed).await {
+                Err(error) if !self.plan.atomic => error,
+                other => return other,
+            };
+            failed += 1;
+            let class = error.warehouse_error().map(WarehouseError::retry_class);
+            if class != Some(RetryClass::Retryable) {
+                return Err(error);
+            }
+            match self.context.retry(&self.place.id, failed, &error) {
+                Some((retry, wait)) => self.context.wait(&retry, wait).await?,
+                None => return Err(error),
+            }
+        }
     }
 
     async fn statement(
@@ -201,10 +228,21 @@ impl Execution<'_> {
     }
 
     async fn commit(&self) -> Result<(), RunError> {
-        let committed = match self.session.commit().await {
+        let backend = match self.commits {
+            Some(_) => Some(self.session.backend_pid().await.map_err(|source| {
+                let doing = "commit".to_owned();
+                RunError::new(Problem::Warehouse { doing, source }).at(self.place.clone())
+            })?),
+            None => None,
+        };
+        if self.commits.is_some() {
+            self.context.committing.store(true, Ordering::Relaxed);
+        }
+        let committed = self.session.commit().await;
+        let committed = match committed {
             Err(WarehouseError::OutcomeUnknown { said, source }) if self.commits.is_some() => {
-                self.look(WarehouseError::OutcomeUnknown { said, source })
-                    .await
+                let lost = WarehouseError::OutcomeUnknown { said, source };
+                self.look(lost, backend).await
             }
             other => other.map_err(|source| {
                 RunError::new(Problem::Warehouse {
@@ -213,6 +251,10 @@ impl Execution<'_> {
                 })
             }),
         };
+        // Of the plans that run side by side only one writes the manifest.
+        if self.commits.is_some() {
+            self.context.committing.store(false, Ordering::Relaxed);
+        }
         committed.map_err(|error| error.at(self.place.clone()))?;
         if self.commits.is_none() && self.beyond_scratch() {
             self.context.wrote_beyond_scratch();
@@ -231,13 +273,10 @@ impl Execution<'_> {
     }
 
     /// Finds out which way a COMMIT went, by the journal, which was part of it.
-    async fn look(&self, lost: WarehouseError) -> Result<(), RunError> {
+    async fn look(&self, lost: WarehouseError, backend: Option<i32>) -> Result<(), RunError> {
         let pass = self.commits.map_or(0, |progress| progress.passes);
         for _ in 0..COMMIT_LOOKS {
-            if let Ok(session) =
-                connect::session(self.context.steps.workflow, self.context.target, "look").await
-                && let Ok(committed) = self.context.journal.is_committed(&session, pass).await
-            {
+            if let Ok(committed) = self.look_once(pass, backend).await {
                 let doing = "commit".to_owned();
                 return match committed {
                     true => Ok(()),
@@ -250,12 +289,30 @@ impl Execution<'_> {
                     })),
                 };
             }
-            tokio::time::sleep(COMMIT_LOOK_DELAY).await;
+            if let Err(stopped) = self.context.interrupts.sleep(COMMIT_LOOK_DELAY).await {
+                self.context.set_state(WarehouseState::Unknown);
+                return Err(stopped);
+            }
         }
-        self.context.set_state(WarehouseState::Unknown);
         Err(RunError::new(Problem::Warehouse {
             doing: "commit".into(),
             source: lost,
         }))
+    }
+
+    async fn look_once(&self, pass: u32, backend: Option<i32>) -> Result<bool, RunError> {
+        let context = self.context;
+        let session = connect::session(context.steps.workflow, context.target, "look").await?;
+        if let Some(backend) = backend {
+            // A server that never got the COMMIT may not know yet that the connection is gone, and would keep the
+            // transaction open; one that got it does not stop half-way. Only our own session is meant.
+            let name = connect::names(&context.lease.playbook, &context.lease.run_id)[0].clone();
+            let sql = "SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+                WHERE pid = $1 AND application_name = $2";
+            let params = [Param::Int64(backend.into()), Param::Text(name)];
+            // Without the right to do so, the journal's row tells once the server has noticed.
+            let _ = session.execute(sql, &params).await;
+        }
+        context.journal.is_committed(&session, pass).await
     }
 }

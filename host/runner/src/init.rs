@@ -10,7 +10,9 @@ use crate::error::{Problem, RunError};
 use crate::run::RunOptions;
 
 /// Version of the tables that this build works with. Raised with every change to them; [`init`] brings older ones up.
-pub(crate) const VERSION: i64 = 1;
+///
+/// 2: `leases.expiry`, `retries`.
+pub(crate) const VERSION: i64 = 2;
 
 /// What [`init`] did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,6 +47,15 @@ CREATE TABLE IF NOT EXISTS stepwell.leases (
   released_at timestamptz,
   UNIQUE (playbook, token)
 );
+-- Time without a sign of life after which the holder counts as dead, as the holder wants it. Asked for first, since
+-- ALTER TABLE would wait for every run even where the column is there.
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute
+    WHERE attrelid = 'stepwell.leases'::regclass AND attname = 'expiry' AND NOT attisdropped)
+  THEN
+    ALTER TABLE stepwell.leases ADD COLUMN expiry interval NOT NULL DEFAULT '30 s';
+  END IF;
+END $$;
 
 -- One row a run.
 CREATE TABLE IF NOT EXISTS stepwell.runs (
@@ -85,6 +96,18 @@ CREATE TABLE IF NOT EXISTS stepwell.steps (
   error text,
   PRIMARY KEY (run_id, pass, step_id)
 );
+
+-- One row for each time that work of a run was tried again, with the failure before it.
+CREATE TABLE IF NOT EXISTS stepwell.retries (
+  run_id text NOT NULL REFERENCES stepwell.runs ON DELETE CASCADE,
+  at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  work text NOT NULL,
+  number bigint NOT NULL,
+  wait_ms bigint NOT NULL,
+  sqlstate text,
+  error text NOT NULL
+);
+CREATE INDEX IF NOT EXISTS retries_run_id ON stepwell.retries (run_id);
 ";
 
 /// The statements that make the tables of one playbook.
@@ -251,7 +274,7 @@ pub(crate) async fn missing(
     session: &Session,
     workflow: &Workflow,
 ) -> Result<Vec<TableName>, RunError> {
-    let mut tables: Vec<_> = ["version", "leases", "runs", "steps"]
+    let mut tables: Vec<_> = ["version", "leases", "runs", "steps", "retries"]
         .map(|name| TableName::new("stepwell", name))
         .into();
     tables.extend(workflow.source.as_ref().map(|_| workflow.manifest.clone()));
@@ -283,17 +306,16 @@ pub(crate) async fn ensure(
     workflow: &Workflow,
     options: &RunOptions,
 ) -> Result<(), RunError> {
+    let private = workflow.warehouse.url.is_none() || options.target.is_some();
     let found = match all_there(session, workflow).await? {
+        Some(version) if version < VERSION && private => init_on(session, workflow).await?.version,
         Some(version) => version,
-        None => {
-            let private = workflow.warehouse.url.is_none() || options.target.is_some();
-            match missing(session, workflow).await?.into_iter().next() {
-                Some(table) if !private => {
-                    return Err(RunError::new(Problem::NotInitialised { table }));
-                }
-                _ => init_on(session, workflow).await?.version,
+        None => match missing(session, workflow).await?.into_iter().next() {
+            Some(table) if !private => {
+                return Err(RunError::new(Problem::NotInitialised { table }));
             }
-        }
+            _ => init_on(session, workflow).await?.version,
+        },
     };
     match found == VERSION {
         true => Ok(()),

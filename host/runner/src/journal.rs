@@ -5,7 +5,7 @@ use stepwell_warehouse::{AnswerLimits, Param, Session};
 
 use crate::error::RunError;
 use crate::lease::Lease;
-use crate::report::{Outcome, StepReport, StepState};
+use crate::report::{Outcome, RetryReport, StepReport, StepState};
 
 /// A run's row in `stepwell.runs`.
 #[derive(Debug, Clone)]
@@ -29,7 +29,15 @@ impl Journal {
         place: &str,
         as_of_us: i64,
     ) -> Result<Self, RunError> {
-        let sql = "INSERT INTO stepwell.runs (run_id, playbook, state, place, stepwell_version, lease_token, took_over, as_of)
+        // A run that died could not say so itself; what it committed stays committed.
+        let sql = "WITH died AS (
+              UPDATE stepwell.runs
+              SET state = CASE state WHEN 'running' THEN 'failed' ELSE state END,
+                finished_at = clock_timestamp(),
+                error = 'gave no sign of life any more; run ' || $1 || ' took over'
+              WHERE run_id = $6 AND finished_at IS NULL
+            )
+            INSERT INTO stepwell.runs (run_id, playbook, state, place, stepwell_version, lease_token, took_over, as_of)
             VALUES ($1, $2, 'running', $3, $4, $5, $6, to_timestamp($7::float8 / 1000000))";
         let params = [
             Param::Text(lease.run_id.clone()),
@@ -127,6 +135,29 @@ impl Journal {
         Ok(())
     }
 
+    /// Notes that work is tried again.
+    pub(crate) async fn retry(
+        &self,
+        control: &Session,
+        retry: &RetryReport,
+    ) -> Result<(), RunError> {
+        let sql = "INSERT INTO stepwell.retries (run_id, work, number, wait_ms, sqlstate, error)
+            VALUES ($1, $2, $3, $4, $5, $6)";
+        let params = [
+            Param::Text(self.run_id.clone()),
+            Param::Text(retry.work.clone()),
+            Param::Int64(retry.number.into()),
+            Param::Int64(retry.wait_ms.try_into().unwrap_or(i64::MAX)),
+            retry.sqlstate.clone().map_or(Param::Null, Param::Text),
+            Param::Text(retry.error.clone()),
+        ];
+        control
+            .execute(sql, &params)
+            .await
+            .map_err(RunError::warehouse("journal a retry"))?;
+        Ok(())
+    }
+
     /// Notes the end of the run and gives the lease back, in one statement.
     pub(crate) async fn finish(
         &self,
@@ -134,9 +165,10 @@ impl Journal {
         lease: &Lease,
         end: &End<'_>,
     ) -> Result<(), RunError> {
+        // A pass whose COMMIT got through without our knowing stays counted.
         let sql = "WITH finished AS (
               UPDATE stepwell.runs
-              SET state = $4, error = $5, finished_at = clock_timestamp(), passes = $6
+              SET state = $4, error = $5, finished_at = clock_timestamp(), passes = greatest(passes, $6)
               WHERE run_id = $1
             )
             UPDATE stepwell.leases SET released_at = clock_timestamp() WHERE playbook = $2 AND token = $3";

@@ -6,29 +6,39 @@
 //! token gone and can neither commit nor touch the scratch tables of the run that took over.
 //!
 //! A holder is dead when the server process of its control session is gone, or, where that cannot be seen, when it gave
-//! no sign of life for [`EXPIRY`]. The control session lives as long as the run: if the server restarts on the way,
-//! unlogged scratch tables come back empty, and the check fails for that reason too.
+//! no sign of life for the time that it set itself ([`EXPIRY`]). What it may still have open on the server is ended
+//! before it is taken over: a statement of a host that was killed, or the transaction of one that is suspended. The
+//! control session lives as long as the run: if the server restarts on the way, unlogged scratch tables come back
+//! empty, and the check fails for that reason too.
 
 use std::time::Duration;
 
 use stepwell_warehouse::{Access, AnswerLimits, Param, Session};
+use stepwell_workflow::Workflow;
 
+use crate::connect;
 use crate::error::{Problem, RunError};
 
-/// Time between two signs of life.
-pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Time without a sign of life after which a lease may be taken over, unless the workflow says otherwise
+/// (`warehouse: { lease-expiry: … }`); the server's clock decides.
+const EXPIRY: Duration = Duration::from_secs(30);
 
-/// Time without a sign of life after which a lease may be taken over; the server's clock decides.
-pub(crate) const EXPIRY: Duration = Duration::from_secs(30);
+/// Signs of life within [`EXPIRY`]: some may come late or be lost.
+const BEATS: u32 = 6;
 
 /// Whether the holder `l` of a lease is alive. `backend_start` is hidden from other users: a process of the same number
 /// then counts as the same one, which errs on the side of waiting.
 const ALIVE: &str = "l.released_at IS NULL
-  AND l.heartbeat_at >= clock_timestamp() - make_interval(secs => $1)
+  AND l.heartbeat_at >= clock_timestamp() - l.expiry
   AND EXISTS (
     SELECT FROM pg_catalog.pg_stat_activity AS a
     WHERE a.pid = l.backend_pid AND coalesce(a.backend_start = l.backend_start, true)
   )";
+
+/// Returns after how long without a sign of life a run of this workflow counts as dead.
+pub(crate) fn expiry(workflow: &Workflow) -> Duration {
+    workflow.warehouse.lease_expiry.unwrap_or(EXPIRY)
+}
 
 /// A lease that this run holds.
 #[derive(Debug, Clone)]
@@ -38,6 +48,7 @@ pub(crate) struct Lease {
     pub(crate) run_id: String,
     /// The run that died and left its lease.
     pub(crate) took_over: Option<String>,
+    pub(crate) expiry: Duration,
 }
 
 /// Who asks for a lease.
@@ -47,6 +58,7 @@ pub(crate) struct Applicant<'a> {
     pub(crate) run_id: &'a str,
     /// Host and process, for people.
     pub(crate) place: &'a str,
+    pub(crate) expiry: Duration,
 }
 
 impl Lease {
@@ -63,9 +75,13 @@ impl Lease {
         if let Some(seen) = seen.as_ref().filter(|seen| seen.alive) {
             return Err(seen.held(applicant.playbook));
         }
+        if let Some(seen) = seen.as_ref().filter(|seen| !seen.released) {
+            seen.evict(control, applicant.playbook).await;
+        }
         let sql = format!(
-            "INSERT INTO stepwell.leases AS l (playbook, token, run_id, place, backend_pid, backend_start, acquired_at, heartbeat_at)
-            SELECT $2, 1, $3, $4, a.pid, a.backend_start, clock_timestamp(), clock_timestamp()
+            "INSERT INTO stepwell.leases AS l
+              (playbook, token, run_id, place, backend_pid, backend_start, acquired_at, heartbeat_at, expiry)
+            SELECT $2, 1, $3, $4, a.pid, a.backend_start, clock_timestamp(), clock_timestamp(), make_interval(secs => $1)
             FROM pg_catalog.pg_stat_activity AS a
             WHERE a.pid = pg_backend_pid()
             ON CONFLICT (playbook) DO UPDATE SET
@@ -76,12 +92,13 @@ impl Lease {
               backend_start = excluded.backend_start,
               acquired_at = excluded.acquired_at,
               heartbeat_at = excluded.heartbeat_at,
+              expiry = excluded.expiry,
               released_at = NULL
             WHERE NOT ({ALIVE})
             RETURNING l.token"
         );
         let params = [
-            Param::Float64(EXPIRY.as_secs_f64()),
+            Param::Float64(applicant.expiry.as_secs_f64()),
             Param::Text(applicant.playbook.to_owned()),
             Param::Text(applicant.run_id.to_owned()),
             Param::Text(applicant.place.to_owned()),
@@ -94,6 +111,7 @@ impl Lease {
                 token,
                 run_id: applicant.run_id.to_owned(),
                 took_over: seen.filter(|seen| !seen.released).map(|seen| seen.run_id),
+                expiry: applicant.expiry,
             }),
             // Somebody was faster between the two statements.
             None => match Seen::read(control, applicant.playbook).await? {
@@ -161,6 +179,19 @@ impl Lease {
         }
     }
 
+    /// Returns the time between two signs of life.
+    pub(crate) fn heartbeat(&self) -> Duration {
+        self.expiry / BEATS
+    }
+
+    /// Whether the lease is still this run's, as another session sees it: its own control session may be gone.
+    pub(crate) async fn is_held(&self, session: &Session) -> Result<bool, RunError> {
+        let sql = "SELECT FROM stepwell.leases WHERE playbook = $1 AND token = $2";
+        let params = [Param::Text(self.playbook.clone()), Param::Int64(self.token)];
+        let held = session.execute(sql, &params).await;
+        Ok(held.map_err(RunError::warehouse("read the lease"))? > 0)
+    }
+
     pub(crate) fn lost(&self) -> RunError {
         RunError::new(Problem::LeaseLost {
             playbook: self.playbook.clone(),
@@ -193,12 +224,9 @@ impl Seen {
             "SELECT l.run_id, l.place, l.acquired_at::text AS since, l.released_at IS NOT NULL AS released,
               extract(epoch FROM clock_timestamp() - l.heartbeat_at)::float8 AS age, {ALIVE} AS alive
             FROM stepwell.leases AS l
-            WHERE l.playbook = $2"
+            WHERE l.playbook = $1"
         );
-        let params = [
-            Param::Float64(EXPIRY.as_secs_f64()),
-            Param::Text(playbook.to_owned()),
-        ];
+        let params = [Param::Text(playbook.to_owned())];
         let row = control.ask(&sql, &params, &AnswerLimits::default()).await;
         let row = row.map_err(RunError::warehouse("read the lease"))?;
         if row.rows == 0 {
@@ -215,6 +243,30 @@ impl Seen {
             alive: row.boolean(0, "alive").unwrap_or(true),
             released: row.boolean(0, "released").unwrap_or(false),
         }))
+    }
+
+    /// Ends what a dead holder has open on the server. Without the right to do so the takeover waits until the server
+    /// ends it by itself.
+    async fn evict(&self, control: &Session, playbook: &str) {
+        // Looks once more whether it is dead: a sign of life may have come since.
+        let sql = format!(
+            "SELECT pg_terminate_backend(s.pid)
+            FROM stepwell.leases AS l
+            JOIN pg_catalog.pg_stat_activity AS s ON s.application_name IN ($2, $3)
+            WHERE l.playbook = $1 AND l.run_id = $4 AND NOT ({ALIVE})
+              AND s.datname = current_database()"
+        );
+        let [step, own] = connect::names(playbook, &self.run_id);
+        let params = [playbook.to_owned(), step, own, self.run_id.clone()].map(Param::Text);
+        match control.execute(&sql, &params).await {
+            Ok(0) => {}
+            Ok(ended) => {
+                tracing::info!(playbook, run_id = %self.run_id, ended, "ended sessions of a dead run");
+            }
+            Err(error) => {
+                tracing::warn!(playbook, run_id = %self.run_id, %error, "could not end sessions of a dead run");
+            }
+        }
     }
 
     fn held(&self, playbook: &str) -> RunError {

@@ -24,7 +24,9 @@ mod plan;
 mod policy;
 mod pool;
 mod report;
+mod retry;
 mod run;
+mod start;
 mod step;
 mod stop;
 
@@ -36,8 +38,8 @@ pub use manifest::{ManifestQuery, manifest_list};
 pub use observe::{Event, Observer, Unobserved};
 pub use plan::plan;
 pub use report::{
-    ManifestRow, Outcome, PlanReport, PlannedStatement, PlannedStep, RunReport, StatementReport,
-    StepReport, StepState,
+    ManifestRow, Outcome, PlanReport, PlannedStatement, PlannedStep, RetryReport, RunReport,
+    StatementReport, StepReport, StepState,
 };
 pub use run::{RunOptions, run};
 pub use stop::{Stop, Stopper, stop};

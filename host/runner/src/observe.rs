@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::report::RetryReport;
+
 /// Watches runs. Called from the run's own tasks, several runs at once: it must not block.
 pub trait Observer: Send + Sync {
     /// Takes note of something that happened in a run of `playbook`.
@@ -62,6 +64,11 @@ pub enum Event<'a> {
         step: &'a str,
         /// Why.
         message: &'a str,
+    },
+    /// Something failed for a reason that may pass by itself, did nothing so far, and is tried again after a wait.
+    Retrying {
+        /// What, how often it was tried, and why.
+        retry: &'a RetryReport,
     },
     /// A step has something to say that people should know.
     Note {

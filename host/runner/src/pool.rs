@@ -11,15 +11,22 @@ use crate::error::RunError;
 pub(crate) struct Pool<'a> {
     workflow: &'a Workflow,
     target: &'a Target,
+    run_id: String,
     idle: Mutex<Vec<Session>>,
 }
 
 impl<'a> Pool<'a> {
     /// Returns a pool that has `first` to give.
-    pub(crate) fn new(workflow: &'a Workflow, target: &'a Target, first: Session) -> Self {
+    pub(crate) fn new(
+        workflow: &'a Workflow,
+        target: &'a Target,
+        run_id: String,
+        first: Session,
+    ) -> Self {
         Self {
             workflow,
             target,
+            run_id,
             idle: Mutex::new(vec![first]),
         }
     }
@@ -34,7 +41,7 @@ impl<'a> Pool<'a> {
         };
         match idle {
             Some(session) => Ok(session),
-            None => connect::session(self.workflow, self.target, "step").await,
+            None => connect::step(self.workflow, self.target, &self.run_id).await,
         }
     }
 

@@ -25,6 +25,25 @@ pub struct RunReport {
     pub duration_ms: u64,
     /// The steps in the order in which they ended, the passes added up.
     pub steps: Vec<StepReport>,
+    /// What was tried again, in that order; empty in most runs.
+    pub retries: Vec<RetryReport>,
+}
+
+/// Work that failed for a reason that may pass, and was tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RetryReport {
+    /// The step's id, or what else it was: `connect to the warehouse`.
+    pub work: String,
+    /// Its number for this work, from 1.
+    pub number: u32,
+    /// Most retries that this work has.
+    pub of: u32,
+    /// How long the run waited before it, in milliseconds.
+    pub wait_ms: u64,
+    /// What the server called the failure before it, if it was the server.
+    pub sqlstate: Option<String>,
+    /// The failure before it.
+    pub error: String,
 }
 
 /// How a run ended.

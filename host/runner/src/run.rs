@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,18 +18,29 @@ use crate::connect;
 use crate::conversation::or_cancelled;
 use crate::error::{Problem, RunError, WarehouseState};
 use crate::execute::{Executed, Execution};
-use crate::init;
 use crate::journal::{End, Journal, Progress};
-use crate::lease::{Applicant, EXPIRY, HEARTBEAT, Lease};
+use crate::lease::Lease;
 use crate::observe::{Event, Observer};
 use crate::pool::Pool;
-use crate::report::{Outcome, RunReport, StepReport, StepState};
-use crate::step::{self, Steps};
+use crate::report::{Outcome, RetryReport, RunReport, StepReport, StepState};
+use crate::retry::Retries;
+use crate::start::Start;
+use crate::step::Steps;
 use crate::stop::Stop;
 
 /// Passes through the steps of one run, each of up to 10,000 batches. Reaching it is an error: a gate step that always
 /// finds something would otherwise keep the run going for ever.
 const PASSES_MAX: u32 = 100_000;
+
+/// How long the work of a run may go on after it was asked to stop, for its statements to be cancelled and rolled back.
+/// With [`END_WAIT`] this is within two seconds.
+const STOP_WAIT: Duration = Duration::from_millis(1000);
+
+/// How long a run that failed may take to journal that and give its lease back.
+const END_WAIT: Duration = Duration::from_millis(700);
+
+/// How long a run that lost its control session may take to find out what became of its lease.
+const LOOK_WAIT: Duration = Duration::from_secs(5);
 
 /// How to run a workflow.
 #[derive(Debug, Clone, Default)]
@@ -70,37 +82,33 @@ pub async fn run(
     stop: Stop,
 ) -> Result<RunReport, RunError> {
     let begun = Instant::now();
-    let target = connect::target(workflow, options).await?;
-    // What is not needed to see that nothing is pending is loaded once something is.
-    let gate = step::gate(workflow);
-    let at_once = (0..workflow.steps.len()).filter(|&index| gate.is_none_or(|gate| gate == index));
-    let (control, first, loaded) = tokio::try_join!(
-        connect::control(workflow, &target),
-        connect::session(workflow, &target, "step"),
-        components.load(workflow, at_once),
-    )?;
-    init::ensure(&control, workflow, options).await?;
     let as_of = options.point_in_time();
-    let run_id = uuid::Uuid::now_v7().to_string();
-    let place = place();
-    let applicant = Applicant {
-        playbook: workflow.playbook.as_str(),
-        run_id: &run_id,
-        place: &place,
-    };
-    let lease = Lease::take(&control, &applicant).await?;
     let as_of_us = as_of.as_microsecond();
-    let journal = Journal::begin(&control, &lease, &place, as_of_us).await?;
-    let context = Context {
-        steps: Steps::new(workflow, loaded, options, run_id.clone(), as_of_us),
+    let run_id = uuid::Uuid::now_v7().to_string();
+    let retries = Retries::of(workflow);
+    let start = Start {
+        workflow,
         components,
-        target: &target,
-        lease,
-        journal,
-        control,
-        pool: Pool::new(workflow, &target, first),
+        options,
+        observer,
+        retries: &retries,
+        run_id: &run_id,
+        as_of_us,
+    };
+    let started = start.run(stop.clone()).await?;
+    let target = &started.target;
+    let context = Context {
+        steps: Steps::new(workflow, started.loaded, options, run_id.clone(), as_of_us),
+        components,
+        target,
+        lease: started.lease,
+        journal: started.journal,
+        control: started.control,
+        pool: Pool::new(workflow, target, run_id.clone(), started.first),
         interrupts: Interrupts::new(workflow.playbook.as_str()),
         observer,
+        retries: &retries,
+        committing: AtomicBool::new(false),
         state: Mutex::new(WarehouseState::Unchanged),
         totals: Mutex::new(Totals::default()),
     };
@@ -110,18 +118,10 @@ pub async fn run(
     }
     let outcome = tokio::select! {
         outcome = context.passes() => outcome,
+        overdue = context.overdue(stop.clone()) => Err(overdue),
         never = context.watch(stop) => match never {},
     };
     context.end(outcome, as_of, begun).await
-}
-
-/// Where this process runs, for people.
-fn place() -> String {
-    let host = rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned();
-    format!("{host}, process {}", std::process::id())
 }
 
 /// All that the steps of one run share.
@@ -135,6 +135,9 @@ pub(crate) struct Context<'a> {
     control: Session,
     pool: Pool<'a>,
     observer: &'a dyn Observer,
+    retries: &'a Retries,
+    /// Whether a COMMIT with the manifest is on its way.
+    pub(crate) committing: AtomicBool,
     state: Mutex<WarehouseState>,
     totals: Mutex<Totals>,
 }
@@ -221,11 +224,23 @@ impl Context<'_> {
         std::future::pending().await
     }
 
+    /// Returns an error when the run was asked to stop and did not within [`STOP_WAIT`]: the server does not answer, say,
+    /// or a plugin computes. What is open on the server is then undone as its connection closes.
+    async fn overdue(&self, mut stop: Stop) -> RunError {
+        let signal = stop.asked().await;
+        tokio::time::sleep(STOP_WAIT).await;
+        if self.committing.load(Ordering::Relaxed) {
+            self.set_state(WarehouseState::Unknown);
+        }
+        RunError::new(Problem::Stopped { signal })
+    }
+
     /// Gives signs of life until the lease is gone.
     async fn beat(&self) {
         loop {
-            tokio::time::sleep(HEARTBEAT).await;
-            let beating = tokio::time::timeout(EXPIRY / 2, self.lease.beat(&self.control)).await;
+            tokio::time::sleep(self.lease.heartbeat()).await;
+            let patience = self.lease.expiry / 2;
+            let beating = tokio::time::timeout(patience, self.lease.beat(&self.control)).await;
             let interrupt = match beating {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) if matches!(*error.problem, Problem::LeaseLost { .. }) => {
@@ -307,14 +322,64 @@ impl Context<'_> {
 
     /// Asks the gate step what is pending, before any step acts.
     async fn ask_gate(&self, index: usize) -> Result<Plan, RunError> {
-        let session = self.pool.take().await?;
-        let plan = self
-            .steps
-            .conversation(index)
-            .plan(&session, &self.interrupts)
-            .await?;
-        self.pool.give_back(session).await;
-        Ok(plan)
+        let asking = async || {
+            let session = self.pool.take().await?;
+            let plan = self
+                .steps
+                .conversation(index)
+                .plan(&session, &self.interrupts)
+                .await?;
+            self.pool.give_back(session).await;
+            Ok(plan)
+        };
+        let step = &self.steps.workflow.steps[index].id;
+        self.repeated(step, asking, || true).await
+    }
+
+    /// Does work, and does it again while it fails for a reason that may pass, `safe` says that it did nothing, and its
+    /// retries last.
+    async fn repeated<T>(
+        &self,
+        name: &str,
+        work: impl AsyncFn() -> Result<T, RunError>,
+        safe: impl Fn() -> bool,
+    ) -> Result<T, RunError> {
+        let mut failed = 0;
+        loop {
+            let error = match work().await {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            failed += 1;
+            // Without the control session the run cannot go on, whatever it does.
+            if !safe() || self.control.is_closed() {
+                return Err(error);
+            }
+            match self.retries.next(name, failed, &error) {
+                Some((retry, wait)) => self.wait(&retry, wait).await?,
+                None => return Err(error),
+            }
+        }
+    }
+
+    /// Shows and journals a retry, and waits for its time to come unless the run is to end.
+    pub(crate) async fn wait(&self, retry: &RetryReport, wait: Duration) -> Result<(), RunError> {
+        self.interrupts.check()?;
+        self.event(&Event::Retrying { retry });
+        if let Err(error) = self.journal.retry(&self.control, retry).await {
+            tracing::warn!(%error, "a retry could not be journalled");
+        }
+        self.interrupts.sleep(wait).await
+    }
+
+    /// Returns a retry of a statement of a step, if it has one.
+    pub(crate) fn retry(
+        &self,
+        work: &str,
+        failed: u32,
+        error: &RunError,
+    ) -> Option<(RetryReport, Duration)> {
+        self.retries.next(work, failed, error)
     }
 
     /// Adds what is pending to the totals; returns whether there is more than this pass takes.
@@ -404,7 +469,10 @@ impl Context<'_> {
         let step = &self.steps.workflow.steps[index];
         self.event(&Event::StepStarted { step: &step.id });
         let begun = Instant::now();
-        match self.attempt(index, plan).await {
+        let beyond_repeat = AtomicBool::new(false);
+        let attempt = async || self.attempt(index, plan.clone(), &beyond_repeat).await;
+        let safe = || !beyond_repeat.load(Ordering::Relaxed);
+        match self.repeated(&step.id, attempt, safe).await {
             Ok((plan, mut executed)) => {
                 self.note(index, &plan);
                 let (ends_run, rows_read) = (executed.ends_run.take(), executed.rows_read);
@@ -468,6 +536,7 @@ impl Context<'_> {
         &self,
         index: usize,
         plan: Option<Plan>,
+        beyond_repeat: &AtomicBool,
     ) -> Result<(Plan, Executed), RunError> {
         let place = self.steps.place(index);
         let session = self
@@ -496,6 +565,8 @@ impl Context<'_> {
             commits: rights.commits(&plan).then(|| self.progress()),
             wall: self.steps.wall(index),
         };
+        // Outside of a transaction each statement counts at once; the execution repeats single ones.
+        beyond_repeat.store(!plan.atomic, Ordering::Relaxed);
         let executed = execution.run().await?;
         self.steps.publish(index, &plan);
         self.pool.give_back(session).await;
@@ -569,6 +640,13 @@ impl Context<'_> {
         as_of: jiff::Timestamp,
         begun: Instant,
     ) -> Result<RunReport, RunError> {
+        let (session, outcome) = match outcome {
+            Ok(outcome) => (None, Ok(outcome)),
+            Err(error) => {
+                let (session, error) = self.explain(error).await;
+                (session, Err(error))
+            }
+        };
         let totals = self
             .totals
             .into_inner()
@@ -593,22 +671,58 @@ impl Context<'_> {
                     as_of: as_of.to_string(),
                     duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
                     steps: totals.steps,
+                    retries: self.retries.taken(),
                 })
             }
             Err(mut error) => {
+                let control = session.as_ref().unwrap_or(&self.control);
                 error.state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
                 error.run_id = Some(self.steps.run_id.clone());
                 // Only committed passes count in the journal.
                 let end = End::Badly(&error, totals.committed);
-                let finishing = self.journal.finish(&self.control, &self.lease, &end);
-                if let Ok(Err(journal)) =
-                    tokio::time::timeout(Duration::from_secs(1), finishing).await
-                {
+                let finishing = self.journal.finish(control, &self.lease, &end);
+                if let Ok(Err(journal)) = tokio::time::timeout(END_WAIT, finishing).await {
                     tracing::warn!(error = %journal, "the failure could not be journalled");
                 }
                 Err(error)
             }
         }
+    }
+}
+
+impl Context<'_> {
+    /// Returns a session in place of a control session that was lost, and finds out for an error that may come from that
+    /// what became of the lease: another run has it, or nobody has.
+    async fn explain(&self, error: RunError) -> (Option<Session>, RunError) {
+        let lost = self.control.is_closed()
+            || matches!(
+                *error.problem,
+                Problem::LeaseLost { .. } | Problem::ControlLost { .. }
+            );
+        if !lost || error.failure() == crate::error::Failure::Stopped {
+            return (None, error);
+        }
+        let looking = async {
+            let session =
+                connect::control(self.steps.workflow, self.target, &self.lease.run_id).await?;
+            let held = self.lease.is_held(&session).await?;
+            Ok::<_, RunError>((session, held))
+        };
+        let Ok(Ok((session, held))) = tokio::time::timeout(LOOK_WAIT, looking).await else {
+            return (None, error);
+        };
+        let playbook = self.lease.playbook.clone();
+        let problem = match (held, &*error.problem) {
+            (false, _) => Problem::LeaseLost { playbook },
+            (true, Problem::LeaseLost { .. }) => Problem::ControlLost { playbook },
+            _ => return (Some(session), error),
+        };
+        let RunError { step, .. } = error;
+        let explained = RunError {
+            step,
+            ..RunError::new(problem)
+        };
+        (Some(session), explained)
     }
 }
 
@@ -642,6 +756,14 @@ impl Interrupts {
             raised.get_or_insert(interrupt);
             first
         });
+    }
+
+    /// Waits for a time to pass unless the work is to end.
+    pub(crate) async fn sleep(&self, time: Duration) -> Result<(), RunError> {
+        let mut raised = self.raised.subscribe();
+        // Over either way when this returns, and asked for below.
+        let _ = tokio::time::timeout(time, raised.wait_for(Option::is_some)).await;
+        self.check()
     }
 
     /// Returns an error if the work is to end.

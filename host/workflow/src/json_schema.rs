@@ -134,6 +134,19 @@ fn warehouse() -> Value {
             },
             "statement-timeout": of("duration", "Longest time for one statement."),
             "lock-timeout": of("duration", "Longest wait for a lock."),
+            "retries": {
+                "description": "How often a step, or the connection, is tried again after a \
+                    failure that may pass by itself: a deadlock, a lost connection, a server that \
+                    starts. Default: 4; 0 turns it off.",
+                "type": "integer",
+                "minimum": 0,
+                "maximum": crate::workflow::RETRIES_MAX,
+            },
+            "lease-expiry": of(
+                "duration",
+                "Time without a sign of life after which a run counts as dead and another one may \
+                    take over, from 1s to 1h. Default: 30s.",
+            ),
             "settings": {
                 "description": "Session parameters, for example work_mem.",
                 "type": "object",

@@ -90,6 +90,6 @@ pub use stepwell_sql::TableName;
 pub use substitute::Inputs;
 pub use tree::{DEPTH_MAX, NODES_MAX};
 pub use workflow::{
-    Context, Grants, Limits, Lookback, PluginEntry, Schemas, Secret, Source, Step, Trust,
-    Warehouse, Workflow,
+    Context, Grants, Limits, Lookback, PluginEntry, RETRIES_MAX, Schemas, Secret, Source, Step,
+    Trust, Warehouse, Workflow,
 };

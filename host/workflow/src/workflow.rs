@@ -62,6 +62,9 @@ impl Workflow {
     }
 }
 
+/// Most retries that a workflow may ask for.
+pub const RETRIES_MAX: u32 = 20;
+
 /// Where the tables are, and how sessions there are set up.
 #[derive(Debug, Clone, Default)]
 pub struct Warehouse {
@@ -71,6 +74,12 @@ pub struct Warehouse {
     pub statement_timeout: Option<Duration>,
     /// Longest wait for a lock; none leaves it to the runner.
     pub lock_timeout: Option<Duration>,
+    /// How often work is tried again after a failure that may pass, 0 to [`RETRIES_MAX`]; none
+    /// leaves it to the runner.
+    pub retries: Option<u32>,
+    /// Time without a sign of life after which a run counts as dead, 1 second to an hour; none
+    /// leaves it to the runner.
+    pub lease_expiry: Option<Duration>,
     /// Parameters set in each session, for example `work_mem`. None that the host sets itself.
     pub settings: BTreeMap<String, String>,
 }

@@ -209,7 +209,8 @@ mod tests {
                 "events",
                 "as_of",
                 "duration_ms",
-                "steps"
+                "steps",
+                "retries"
             ]
         );
         assert_eq!(value["file"], "w/sessions.yaml");

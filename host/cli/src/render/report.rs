@@ -123,6 +123,13 @@ fn remarks(report: &RunReport) -> String {
             ));
         }
     }
+    for retry in &report.retries {
+        text.push_str(&format!(
+            "note: {}: tried again after: {}\n",
+            retry.work,
+            clean(&retry.error)
+        ));
+    }
     text
 }
 
@@ -162,6 +169,7 @@ pub(crate) mod tests {
                 step("new-batches", 12.4, 3),
                 step("sessions", 1_100.0, 1_234),
             ],
+            retries: vec![],
         }
     }
 

@@ -1,11 +1,17 @@
 //! The `warehouse:` block.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 use crate::fields::{Fields, duration, key, mismatch};
 use crate::problem::{Problem, Problems};
 use crate::source_file::mask_secrets;
 use crate::tree::{Entry, Kind};
 use crate::words::quoted;
-use crate::workflow::{Secret, Warehouse};
+use crate::workflow::{RETRIES_MAX, Secret, Warehouse};
+
+/// How long a run may go without a sign of life.
+const LEASE_EXPIRY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
 /// Session parameters that the host sets, with what to do instead.
 const HOST_SETS: [(&str, &str); 7] = [
@@ -36,11 +42,46 @@ pub(super) fn check(entry: &Entry, problems: &mut Problems) -> Warehouse {
     warehouse.lock_timeout = fields
         .take("lock-timeout")
         .and_then(|entry| duration(entry, problems));
+    warehouse.retries = fields
+        .take("retries")
+        .and_then(|entry| retries(entry, problems));
+    warehouse.lease_expiry = fields
+        .take("lease-expiry")
+        .and_then(|entry| lease_expiry(entry, problems));
     if let Some(settings) = fields.take("settings") {
         session_settings(settings, &mut warehouse, problems);
     }
     fields.done(problems);
     warehouse
+}
+
+fn retries(entry: &Entry, problems: &mut Problems) -> Option<u32> {
+    let written = match &entry.value.kind {
+        Kind::Number(_, written) => written.as_str(),
+        // A variable stands for it.
+        Kind::Text(text) if text.written.is_some() => text.value.trim(),
+        Kind::Unknown => return None,
+        _ => "",
+    };
+    match written.parse() {
+        Ok(retries) if retries <= RETRIES_MAX => Some(retries),
+        _ => {
+            let expected = format!("a whole number from 0 to {RETRIES_MAX}");
+            mismatch(&entry.value, &key(entry), &expected, problems);
+            None
+        }
+    }
+}
+
+fn lease_expiry(entry: &Entry, problems: &mut Problems) -> Option<Duration> {
+    let expiry = duration(entry, problems)?;
+    if LEASE_EXPIRY.contains(&expiry) {
+        return Some(expiry);
+    }
+    // Signs of life come several times within it, and an hour is long to wait for a dead run.
+    let expected = "a duration from `1s` to `1h`";
+    mismatch(&entry.value, &key(entry), expected, problems);
+    None
 }
 
 /// Reads a connection string. What stands there is never shown.

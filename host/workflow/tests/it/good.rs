@@ -44,6 +44,8 @@ fn the_designs_workflow_has_the_right_values() {
     assert_eq!(warehouse.url.as_ref().unwrap().expose(), URL);
     assert_eq!(warehouse.statement_timeout, Some(Duration::from_secs(900)));
     assert_eq!(warehouse.lock_timeout, None);
+    assert_eq!(warehouse.retries, Some(2));
+    assert_eq!(warehouse.lease_expiry, Some(Duration::from_secs(60)));
     assert_eq!(warehouse.settings["work_mem"], "64MB");
     assert_eq!(warehouse.settings["enable_nestloop"], "false");
     assert_eq!(workflow.manifest, table("derived.manifest"));
