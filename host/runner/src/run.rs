@@ -1,24 +1,21 @@
 //! A run: lease, gate, steps, and the end of it.
 
-use std::future::Future;
+mod end;
+mod interrupts;
+mod pass;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use stepwell_sandbox::contract::Plan;
-use stepwell_warehouse::{Session, Target, WarehouseError};
+use stepwell_warehouse::{Session, Target};
 use stepwell_workflow::Workflow;
-use tokio::sync::watch;
 
 use crate::components::Components;
-use crate::connect;
-use crate::conversation::or_cancelled;
 use crate::error::{Problem, RunError, WarehouseState};
-use crate::execute::{Executed, Execution};
-use crate::journal::{End, Journal, Progress};
+use crate::journal::{Journal, Progress};
 use crate::lease::Lease;
 use crate::observe::{Event, Observer};
 use crate::pool::Pool;
@@ -28,19 +25,15 @@ use crate::start::Start;
 use crate::step::Steps;
 use crate::stop::Stop;
 
+pub(crate) use interrupts::{Interrupt, Interrupts};
+
 /// Passes through the steps of one run, each of up to 10,000 batches. Reaching it is an error: a gate step that always
 /// finds something would otherwise keep the run going for ever.
 const PASSES_MAX: u32 = 100_000;
 
 /// How long the work of a run may go on after it was asked to stop, for its statements to be cancelled and rolled back.
-/// With [`END_WAIT`] this is within two seconds.
+/// With [`end::END_WAIT`] this is within two seconds.
 const STOP_WAIT: Duration = Duration::from_millis(1000);
-
-/// How long a run that failed may take to journal that and give its lease back.
-const END_WAIT: Duration = Duration::from_millis(700);
-
-/// How long a run that lost its control session may take to find out what became of its lease.
-const LOOK_WAIT: Duration = Duration::from_secs(5);
 
 /// How to run a workflow.
 #[derive(Debug, Clone, Default)]
@@ -149,14 +142,6 @@ struct Totals {
     /// The last pass that is committed.
     committed: u32,
     steps: Vec<StepReport>,
-}
-
-/// A step that ended.
-struct Ended {
-    /// The step, unless it failed without failing the run: what needs it is then skipped.
-    done: Option<usize>,
-    /// The run ends here, for this reason.
-    ends_run: Option<String>,
 }
 
 impl Context<'_> {
@@ -400,414 +385,5 @@ impl Context<'_> {
             events,
         });
         pending["more"].as_bool().unwrap_or(false)
-    }
-
-    /// Runs each step once all that it needs are done, those that do not need each other side by side.
-    ///
-    /// Returns the reason if a step ended the run.
-    async fn pass(
-        &self,
-        pass: u32,
-        gate: Option<(usize, Plan)>,
-    ) -> Result<Option<String>, RunError> {
-        let steps = &self.steps.workflow.steps;
-        let (mut started, mut done) = (vec![false; steps.len()], vec![false; steps.len()]);
-        let mut gate = gate;
-        let mut running = FuturesUnordered::new();
-        let (mut failure, mut ends_run) = (None::<RunError>, None);
-        loop {
-            if failure.is_none() && ends_run.is_none() {
-                for index in 0..steps.len() {
-                    if !started[index] && steps[index].needs.iter().all(|&needed| done[needed]) {
-                        started[index] = true;
-                        let plan = gate
-                            .take_if(|(gate, _)| *gate == index)
-                            .map(|(_, plan)| plan);
-                        running.push(self.step(pass, index, plan));
-                    }
-                }
-            }
-            match running.next().await {
-                None => break,
-                Some(Ok(ended)) => {
-                    if let Some(index) = ended.done {
-                        done[index] = true;
-                    }
-                    ends_run = ends_run.or(ended.ends_run);
-                }
-                Some(Err(error)) => {
-                    // The first failure is the one that counts; those after it follow from the cancelling.
-                    failure.get_or_insert(error);
-                    self.interrupts.raise(Interrupt::Sibling);
-                }
-            }
-        }
-        match failure {
-            Some(failure) => Err(failure),
-            None => {
-                if ends_run.is_none() {
-                    self.skip(pass, &started).await?;
-                }
-                Ok(ends_run)
-            }
-        }
-    }
-
-    /// Reports the steps that could not start, since one that they need failed without failing the run.
-    async fn skip(&self, pass: u32, started: &[bool]) -> Result<(), RunError> {
-        for index in (0..started.len()).filter(|&index| !started[index]) {
-            let mut report = self.report(index, Duration::ZERO, Executed::default(), &[]);
-            report.state = StepState::Skipped;
-            self.journal.step(&self.control, pass, 0, &report).await?;
-            self.add(report);
-        }
-        Ok(())
-    }
-
-    /// One step: asked, checked, run, journalled.
-    async fn step(&self, pass: u32, index: usize, plan: Option<Plan>) -> Result<Ended, RunError> {
-        let step = &self.steps.workflow.steps[index];
-        self.event(&Event::StepStarted { step: &step.id });
-        let begun = Instant::now();
-        let beyond_repeat = AtomicBool::new(false);
-        let attempt = async || self.attempt(index, plan.clone(), &beyond_repeat).await;
-        let safe = || !beyond_repeat.load(Ordering::Relaxed);
-        match self.repeated(&step.id, attempt, safe).await {
-            Ok((plan, mut executed)) => {
-                self.note(index, &plan);
-                let (ends_run, rows_read) = (executed.ends_run.take(), executed.rows_read);
-                let report = self.report(index, begun.elapsed(), executed, &plan.notes);
-                self.event(&Event::StepDone {
-                    step: &step.id,
-                    duration: begun.elapsed(),
-                    rows: report.rows,
-                });
-                self.journal
-                    .step(&self.control, pass, rows_read, &report)
-                    .await?;
-                self.add(report);
-                Ok(Ended {
-                    done: Some(index),
-                    ends_run,
-                })
-            }
-            Err(error) if self.may_fail(index) && self.interrupts.check().is_ok() => {
-                let message = crate::error::one_line(&error);
-                self.event(&Event::StepFailed {
-                    step: &step.id,
-                    message: &message,
-                });
-                let mut report = self.report(index, begun.elapsed(), Executed::default(), &[]);
-                (report.state, report.error) = (StepState::Failed, Some(message));
-                self.journal.step(&self.control, pass, 0, &report).await?;
-                self.add(report);
-                Ok(Ended {
-                    done: None,
-                    ends_run: None,
-                })
-            }
-            Err(error) => {
-                let mut report = self.report(index, begun.elapsed(), Executed::default(), &[]);
-                (report.state, report.error) =
-                    (StepState::Failed, Some(crate::error::one_line(&error)));
-                // The failure itself is worth more than a journal that cannot be written.
-                let _ = self.journal.step(&self.control, pass, 0, &report).await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Whether the run goes on without the step: it is not critical, and neither is anything that needs it. A step that
-    /// writes the manifest always counts.
-    fn may_fail(&self, index: usize) -> bool {
-        let steps = &self.steps.workflow.steps;
-        !steps[index].critical
-            && !steps[index]
-                .kind
-                .writes
-                .iter()
-                .any(|word| word == "manifest")
-            && (0..steps.len())
-                .filter(|&other| steps[other].needs.contains(&index))
-                .all(|other| self.may_fail(other))
-    }
-
-    async fn attempt(
-        &self,
-        index: usize,
-        plan: Option<Plan>,
-        beyond_repeat: &AtomicBool,
-    ) -> Result<(Plan, Executed), RunError> {
-        let place = self.steps.place(index);
-        let session = self
-            .pool
-            .take()
-            .await
-            .map_err(|error| error.at(place.clone()))?;
-        let plan = match plan {
-            Some(plan) => plan,
-            None => {
-                self.steps
-                    .conversation(index)
-                    .plan(&session, &self.interrupts)
-                    .await?
-            }
-        };
-        let rights = self.steps.rights(index);
-        rights
-            .check(&plan)
-            .map_err(|message| RunError::new(Problem::Refused(message)).at(place.clone()))?;
-        let execution = Execution {
-            context: self,
-            session: &session,
-            plan: &plan,
-            place: place.clone(),
-            commits: rights.commits(&plan).then(|| self.progress()),
-            wall: self.steps.wall(index),
-        };
-        // Outside of a transaction each statement counts at once; the execution repeats single ones.
-        beyond_repeat.store(!plan.atomic, Ordering::Relaxed);
-        let executed = execution.run().await?;
-        self.steps.publish(index, &plan);
-        self.pool.give_back(session).await;
-        Ok((plan, executed))
-    }
-
-    fn note(&self, index: usize, plan: &Plan) {
-        for note in &plan.notes {
-            self.event(&Event::Note {
-                step: &self.steps.workflow.steps[index].id,
-                note,
-            });
-        }
-    }
-
-    fn report(
-        &self,
-        index: usize,
-        duration: Duration,
-        executed: Executed,
-        notes: &[String],
-    ) -> StepReport {
-        let (step, component) = (
-            &self.steps.workflow.steps[index],
-            self.steps.component(index),
-        );
-        StepReport {
-            id: step.id.clone(),
-            uses: step.uses.clone(),
-            version: component.description().version.clone(),
-            digest: component.digest().to_string(),
-            state: StepState::Done,
-            duration_ms: duration.as_secs_f64() * 1000.0,
-            rows: executed.rows_written,
-            statements: executed.statements,
-            measures: executed.measures,
-            notes: notes.to_vec(),
-            error: None,
-        }
-    }
-
-    /// Adds a step's report to those of earlier passes.
-    fn add(&self, report: StepReport) {
-        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
-        match totals.steps.iter_mut().find(|known| known.id == report.id) {
-            None => totals.steps.push(report),
-            Some(known) => {
-                let measures = std::mem::take(&mut known.measures);
-                let (duration_ms, rows, failed) = (
-                    known.duration_ms,
-                    known.rows,
-                    known.state == StepState::Failed,
-                );
-                *known = report;
-                known.duration_ms += duration_ms;
-                known.rows += rows;
-                for (name, value) in measures {
-                    *known.measures.entry(name).or_default() += value;
-                }
-                if failed {
-                    known.state = StepState::Failed;
-                }
-            }
-        }
-    }
-
-    /// Journals the end, gives the lease back, and says how it went.
-    async fn end(
-        self,
-        outcome: Result<Outcome, RunError>,
-        as_of: jiff::Timestamp,
-        begun: Instant,
-    ) -> Result<RunReport, RunError> {
-        let (session, outcome) = match outcome {
-            Ok(outcome) => (None, Ok(outcome)),
-            Err(error) => {
-                let (session, error) = self.explain(error).await;
-                (session, Err(error))
-            }
-        };
-        let totals = self
-            .totals
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
-        let passes = totals.progress.passes;
-        match outcome {
-            Ok(outcome) => {
-                let end = End::Well(&outcome, passes);
-                let finishing = self.journal.finish(&self.control, &self.lease, &end);
-                finishing.await.map_err(|mut error| {
-                    error.state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                    error.run_id = Some(self.steps.run_id.clone());
-                    error
-                })?;
-                Ok(RunReport {
-                    playbook: self.steps.workflow.playbook.as_str().to_owned(),
-                    run_id: self.steps.run_id.clone(),
-                    outcome,
-                    passes,
-                    batches: totals.progress.batches,
-                    events: totals.progress.events,
-                    as_of: as_of.to_string(),
-                    duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-                    steps: totals.steps,
-                    retries: self.retries.taken(),
-                })
-            }
-            Err(mut error) => {
-                let control = session.as_ref().unwrap_or(&self.control);
-                error.state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                error.run_id = Some(self.steps.run_id.clone());
-                // Only committed passes count in the journal.
-                let end = End::Badly(&error, totals.committed);
-                let finishing = self.journal.finish(control, &self.lease, &end);
-                if let Ok(Err(journal)) = tokio::time::timeout(END_WAIT, finishing).await {
-                    tracing::warn!(error = %journal, "the failure could not be journalled");
-                }
-                Err(error)
-            }
-        }
-    }
-}
-
-impl Context<'_> {
-    /// Returns a session in place of a control session that was lost, and finds out for an error that may come from that
-    /// what became of the lease: another run has it, or nobody has.
-    async fn explain(&self, error: RunError) -> (Option<Session>, RunError) {
-        let lost = self.control.is_closed()
-            || matches!(
-                *error.problem,
-                Problem::LeaseLost { .. } | Problem::ControlLost { .. }
-            );
-        if !lost || error.failure() == crate::error::Failure::Stopped {
-            return (None, error);
-        }
-        let looking = async {
-            let session =
-                connect::control(self.steps.workflow, self.target, &self.lease.run_id).await?;
-            let held = self.lease.is_held(&session).await?;
-            Ok::<_, RunError>((session, held))
-        };
-        let Ok(Ok((session, held))) = tokio::time::timeout(LOOK_WAIT, looking).await else {
-            return (None, error);
-        };
-        let playbook = self.lease.playbook.clone();
-        let problem = match (held, &*error.problem) {
-            (false, _) => Problem::LeaseLost { playbook },
-            (true, Problem::LeaseLost { .. }) => Problem::ControlLost { playbook },
-            _ => return (Some(session), error),
-        };
-        let RunError { step, .. } = error;
-        let explained = RunError {
-            step,
-            ..RunError::new(problem)
-        };
-        (Some(session), explained)
-    }
-}
-
-/// Why the work of a run is to end early.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Interrupt {
-    Signal(&'static str),
-    LeaseLost,
-    ControlLost,
-    /// Another step of the run failed.
-    Sibling,
-}
-
-/// Ends the work of a run early. The first reason is the one that counts.
-pub(crate) struct Interrupts {
-    raised: watch::Sender<Option<Interrupt>>,
-    playbook: String,
-}
-
-impl Interrupts {
-    pub(crate) fn new(playbook: &str) -> Self {
-        Self {
-            raised: watch::Sender::new(None),
-            playbook: playbook.to_owned(),
-        }
-    }
-
-    pub(crate) fn raise(&self, interrupt: Interrupt) {
-        self.raised.send_if_modified(|raised| {
-            let first = raised.is_none();
-            raised.get_or_insert(interrupt);
-            first
-        });
-    }
-
-    /// Waits for a time to pass unless the work is to end.
-    pub(crate) async fn sleep(&self, time: Duration) -> Result<(), RunError> {
-        let mut raised = self.raised.subscribe();
-        // Over either way when this returns, and asked for below.
-        let _ = tokio::time::timeout(time, raised.wait_for(Option::is_some)).await;
-        self.check()
-    }
-
-    /// Returns an error if the work is to end.
-    pub(crate) fn check(&self) -> Result<(), RunError> {
-        match *self.raised.borrow() {
-            None => Ok(()),
-            Some(interrupt) => Err(self.error(interrupt)),
-        }
-    }
-
-    /// Waits for work on a session unless the work of the run is to end, in which case it is cancelled on the server.
-    pub(crate) async fn guard<T>(
-        &self,
-        session: &Session,
-        work: impl Future<Output = Result<T, WarehouseError>>,
-    ) -> Result<Result<T, WarehouseError>, RunError> {
-        self.check()?;
-        let mut raised = self.raised.subscribe();
-        let interrupted = async {
-            let found = raised
-                .wait_for(Option::is_some)
-                .await
-                .map(|interrupt| *interrupt);
-            match found {
-                Ok(Some(interrupt)) => interrupt,
-                // The sender lives as long as `self`.
-                _ => std::future::pending().await,
-            }
-        };
-        or_cancelled(session.canceller(), work, interrupted)
-            .await
-            .map_err(|interrupt| self.error(interrupt))
-    }
-
-    fn error(&self, interrupt: Interrupt) -> RunError {
-        RunError::new(match interrupt {
-            Interrupt::Signal(signal) => Problem::Stopped { signal },
-            Interrupt::LeaseLost => Problem::LeaseLost {
-                playbook: self.playbook.clone(),
-            },
-            Interrupt::ControlLost => Problem::ControlLost {
-                playbook: self.playbook.clone(),
-            },
-            Interrupt::Sibling => Problem::Refused("another step of the run failed".into()),
-        })
     }
 }

@@ -1,0 +1,112 @@
+//! The end of a run: what became of a lease that was lost, the journal, the report.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use stepwell_warehouse::Session;
+
+use super::Context;
+use crate::connect;
+use crate::error::{Problem, RunError};
+use crate::journal::End;
+use crate::report::{Outcome, RunReport};
+
+/// How long a run that failed may take to journal that and give its lease back.
+pub(super) const END_WAIT: Duration = Duration::from_millis(700);
+
+/// How long a run that lost its control session may take to find out what became of its lease.
+const LOOK_WAIT: Duration = Duration::from_secs(5);
+
+impl Context<'_> {
+    /// Journals the end, gives the lease back, and says how it went.
+    pub(super) async fn end(
+        self,
+        outcome: Result<Outcome, RunError>,
+        as_of: jiff::Timestamp,
+        begun: Instant,
+    ) -> Result<RunReport, RunError> {
+        let (session, outcome) = match outcome {
+            Ok(outcome) => (None, Ok(outcome)),
+            Err(error) => {
+                let (session, error) = self.explain(error).await;
+                (session, Err(error))
+            }
+        };
+        let totals = self
+            .totals
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        let passes = totals.progress.passes;
+        match outcome {
+            Ok(outcome) => {
+                let end = End::Well(&outcome, passes);
+                let finishing = self.journal.finish(&self.control, &self.lease, &end);
+                finishing.await.map_err(|mut error| {
+                    error.state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                    error.run_id = Some(self.steps.run_id.clone());
+                    error
+                })?;
+                Ok(RunReport {
+                    playbook: self.steps.workflow.playbook.as_str().to_owned(),
+                    run_id: self.steps.run_id.clone(),
+                    outcome,
+                    passes,
+                    batches: totals.progress.batches,
+                    events: totals.progress.events,
+                    as_of: as_of.to_string(),
+                    duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+                    steps: totals.steps,
+                    retries: self.retries.taken(),
+                })
+            }
+            Err(mut error) => {
+                let control = session.as_ref().unwrap_or(&self.control);
+                error.state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                error.run_id = Some(self.steps.run_id.clone());
+                // Only committed passes count in the journal.
+                let end = End::Badly(&error, totals.committed);
+                let finishing = self.journal.finish(control, &self.lease, &end);
+                if let Ok(Err(journal)) = tokio::time::timeout(END_WAIT, finishing).await {
+                    tracing::warn!(error = %journal, "the failure could not be journalled");
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Context<'_> {
+    /// Returns a session in place of a control session that was lost, and finds out for an error that may come from that
+    /// what became of the lease: another run has it, or nobody has.
+    async fn explain(&self, error: RunError) -> (Option<Session>, RunError) {
+        let lost = self.control.is_closed()
+            || matches!(
+                *error.problem,
+                Problem::LeaseLost { .. } | Problem::ControlLost { .. }
+            );
+        if !lost || error.failure() == crate::error::Failure::Stopped {
+            return (None, error);
+        }
+        let looking = async {
+            let session =
+                connect::control(self.steps.workflow, self.target, &self.lease.run_id).await?;
+            let held = self.lease.is_held(&session).await?;
+            Ok::<_, RunError>((session, held))
+        };
+        let Ok(Ok((session, held))) = tokio::time::timeout(LOOK_WAIT, looking).await else {
+            return (None, error);
+        };
+        let playbook = self.lease.playbook.clone();
+        let problem = match (held, &*error.problem) {
+            (false, _) => Problem::LeaseLost { playbook },
+            (true, Problem::LeaseLost { .. }) => Problem::ControlLost { playbook },
+            _ => return (Some(session), error),
+        };
+        let RunError { step, .. } = error;
+        let explained = RunError {
+            step,
+            ..RunError::new(problem)
+        };
+        (Some(session), explained)
+    }
+}

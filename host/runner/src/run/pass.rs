@@ -1,0 +1,256 @@
+//! One pass through the steps: each once all that it needs are done, asked, checked, run and journalled.
+
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use stepwell_sandbox::contract::Plan;
+
+use super::{Context, Interrupt};
+use crate::error::{Problem, RunError};
+use crate::execute::{Executed, Execution};
+use crate::observe::Event;
+use crate::report::{StepReport, StepState};
+
+/// A step that ended.
+struct Ended {
+    /// The step, unless it failed without failing the run: what needs it is then skipped.
+    done: Option<usize>,
+    /// The run ends here, for this reason.
+    ends_run: Option<String>,
+}
+
+impl Context<'_> {
+    /// Runs each step once all that it needs are done, those that do not need each other side by side.
+    ///
+    /// Returns the reason if a step ended the run.
+    pub(super) async fn pass(
+        &self,
+        pass: u32,
+        gate: Option<(usize, Plan)>,
+    ) -> Result<Option<String>, RunError> {
+        let steps = &self.steps.workflow.steps;
+        let (mut started, mut done) = (vec![false; steps.len()], vec![false; steps.len()]);
+        let mut gate = gate;
+        let mut running = FuturesUnordered::new();
+        let (mut failure, mut ends_run) = (None::<RunError>, None);
+        loop {
+            if failure.is_none() && ends_run.is_none() {
+                for index in 0..steps.len() {
+                    if !started[index] && steps[index].needs.iter().all(|&needed| done[needed]) {
+                        started[index] = true;
+                        let plan = gate
+                            .take_if(|(gate, _)| *gate == index)
+                            .map(|(_, plan)| plan);
+                        running.push(self.step(pass, index, plan));
+                    }
+                }
+            }
+            match running.next().await {
+                None => break,
+                Some(Ok(ended)) => {
+                    if let Some(index) = ended.done {
+                        done[index] = true;
+                    }
+                    ends_run = ends_run.or(ended.ends_run);
+                }
+                Some(Err(error)) => {
+                    // The first failure is the one that counts; those after it follow from the cancelling.
+                    failure.get_or_insert(error);
+                    self.interrupts.raise(Interrupt::Sibling);
+                }
+            }
+        }
+        match failure {
+            Some(failure) => Err(failure),
+            None => {
+                if ends_run.is_none() {
+                    self.skip(pass, &started).await?;
+                }
+                Ok(ends_run)
+            }
+        }
+    }
+
+    /// Reports the steps that could not start, since one that they need failed without failing the run.
+    async fn skip(&self, pass: u32, started: &[bool]) -> Result<(), RunError> {
+        for index in (0..started.len()).filter(|&index| !started[index]) {
+            let mut report = self.report(index, Duration::ZERO, Executed::default(), &[]);
+            report.state = StepState::Skipped;
+            self.journal.step(&self.control, pass, 0, &report).await?;
+            self.add(report);
+        }
+        Ok(())
+    }
+
+    /// One step: asked, checked, run, journalled.
+    async fn step(&self, pass: u32, index: usize, plan: Option<Plan>) -> Result<Ended, RunError> {
+        let step = &self.steps.workflow.steps[index];
+        self.event(&Event::StepStarted { step: &step.id });
+        let begun = Instant::now();
+        let beyond_repeat = AtomicBool::new(false);
+        let attempt = async || self.attempt(index, plan.clone(), &beyond_repeat).await;
+        let safe = || !beyond_repeat.load(Ordering::Relaxed);
+        match self.repeated(&step.id, attempt, safe).await {
+            Ok((plan, mut executed)) => {
+                self.note(index, &plan);
+                let (ends_run, rows_read) = (executed.ends_run.take(), executed.rows_read);
+                let report = self.report(index, begun.elapsed(), executed, &plan.notes);
+                self.event(&Event::StepDone {
+                    step: &step.id,
+                    duration: begun.elapsed(),
+                    rows: report.rows,
+                });
+                self.journal
+                    .step(&self.control, pass, rows_read, &report)
+                    .await?;
+                self.add(report);
+                Ok(Ended {
+                    done: Some(index),
+                    ends_run,
+                })
+            }
+            Err(error) if self.may_fail(index) && self.interrupts.check().is_ok() => {
+                let message = crate::error::one_line(&error);
+                self.event(&Event::StepFailed {
+                    step: &step.id,
+                    message: &message,
+                });
+                let mut report = self.report(index, begun.elapsed(), Executed::default(), &[]);
+                (report.state, report.error) = (StepState::Failed, Some(message));
+                self.journal.step(&self.control, pass, 0, &report).await?;
+                self.add(report);
+                Ok(Ended {
+                    done: None,
+                    ends_run: None,
+                })
+            }
+            Err(error) => {
+                let mut report = self.report(index, begun.elapsed(), Executed::default(), &[]);
+                (report.state, report.error) =
+                    (StepState::Failed, Some(crate::error::one_line(&error)));
+                // The failure itself is worth more than a journal that cannot be written.
+                let _ = self.journal.step(&self.control, pass, 0, &report).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether the run goes on without the step: it is not critical, and neither is anything that needs it. A step that
+    /// writes the manifest always counts.
+    fn may_fail(&self, index: usize) -> bool {
+        let steps = &self.steps.workflow.steps;
+        !steps[index].critical
+            && !steps[index]
+                .kind
+                .writes
+                .iter()
+                .any(|word| word == "manifest")
+            && (0..steps.len())
+                .filter(|&other| steps[other].needs.contains(&index))
+                .all(|other| self.may_fail(other))
+    }
+
+    async fn attempt(
+        &self,
+        index: usize,
+        plan: Option<Plan>,
+        beyond_repeat: &AtomicBool,
+    ) -> Result<(Plan, Executed), RunError> {
+        let place = self.steps.place(index);
+        let session = self
+            .pool
+            .take()
+            .await
+            .map_err(|error| error.at(place.clone()))?;
+        let plan = match plan {
+            Some(plan) => plan,
+            None => {
+                self.steps
+                    .conversation(index)
+                    .plan(&session, &self.interrupts)
+                    .await?
+            }
+        };
+        let rights = self.steps.rights(index);
+        rights
+            .check(&plan)
+            .map_err(|message| RunError::new(Problem::Refused(message)).at(place.clone()))?;
+        let execution = Execution {
+            context: self,
+            session: &session,
+            plan: &plan,
+            place: place.clone(),
+            commits: rights.commits(&plan).then(|| self.progress()),
+            wall: self.steps.wall(index),
+        };
+        // Outside of a transaction each statement counts at once; the execution repeats single ones.
+        beyond_repeat.store(!plan.atomic, Ordering::Relaxed);
+        let executed = execution.run().await?;
+        self.steps.publish(index, &plan);
+        self.pool.give_back(session).await;
+        Ok((plan, executed))
+    }
+
+    pub(super) fn note(&self, index: usize, plan: &Plan) {
+        for note in &plan.notes {
+            self.event(&Event::Note {
+                step: &self.steps.workflow.steps[index].id,
+                note,
+            });
+        }
+    }
+
+    fn report(
+        &self,
+        index: usize,
+        duration: Duration,
+        executed: Executed,
+        notes: &[String],
+    ) -> StepReport {
+        let (step, component) = (
+            &self.steps.workflow.steps[index],
+            self.steps.component(index),
+        );
+        StepReport {
+            id: step.id.clone(),
+            uses: step.uses.clone(),
+            version: component.description().version.clone(),
+            digest: component.digest().to_string(),
+            state: StepState::Done,
+            duration_ms: duration.as_secs_f64() * 1000.0,
+            rows: executed.rows_written,
+            statements: executed.statements,
+            measures: executed.measures,
+            notes: notes.to_vec(),
+            error: None,
+        }
+    }
+
+    /// Adds a step's report to those of earlier passes.
+    fn add(&self, report: StepReport) {
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        match totals.steps.iter_mut().find(|known| known.id == report.id) {
+            None => totals.steps.push(report),
+            Some(known) => {
+                let measures = std::mem::take(&mut known.measures);
+                let (duration_ms, rows, failed) = (
+                    known.duration_ms,
+                    known.rows,
+                    known.state == StepState::Failed,
+                );
+                *known = report;
+                known.duration_ms += duration_ms;
+                known.rows += rows;
+                for (name, value) in measures {
+                    *known.measures.entry(name).or_default() += value;
+                }
+                if failed {
+                    known.state = StepState::Failed;
+                }
+            }
+        }
+    }
+}
