@@ -5,8 +5,9 @@ use std::cell::Cell;
 wit_bindgen::generate!({ path: "../../../../../sdk/wit", world: "reducer" });
 
 use exports::stepwell::step::reducing::{
-    Batch, Failure, Field, Guest, GuestReducer, Reducer, RunInfo, Shape,
+    Answer, Batch, Failure, Field, Guest, GuestReducer, Reducer, RunInfo, ShapeReply,
 };
+use stepwell::step::shapes::Shape;
 
 const DESCRIPTION: &[u8] = br#"{"name":"guest-reducer","version":"1.2.3","kind":"reducer",
 "contract":"0.1.0","summary":"Gives back what it gets.","settings":{}}"#;
@@ -22,14 +23,18 @@ export!(Step);
 impl Guest for Step {
     type Reducer = Echo;
 
-    fn shape_of(_run: RunInfo) -> Result<Shape, Failure> {
-        Ok(Shape {
+    fn shape_of(_run: RunInfo, _answers: Vec<Answer>) -> Result<ShapeReply, Failure> {
+        Ok(ShapeReply::Ready(Shape {
             select_sql: "select 1 as id".to_owned(),
+            params: Vec::new(),
+            reads: Vec::new(),
             key: vec!["id".to_owned()],
             order_by: Vec::new(),
             output: Vec::new(),
             target: "ids".to_owned(),
-        })
+            publishes: Vec::new(),
+            notes: Vec::new(),
+        }))
     }
 }
 
