@@ -14,7 +14,7 @@ const WASI: Version = Version {
 };
 
 /// Interfaces of the contract that hold types or are offered to steps.
-const CONTRACT_SERVED: [&str; 4] = ["columnar", "log", "plans", "types"];
+const CONTRACT_SERVED: [&str; 5] = ["columnar", "log", "plans", "shapes", "types"];
 
 /// Interfaces of WASI that are offered to steps, as `wit/wasi.wit` has them.
 const WASI_SERVED: [&str; 18] = [
@@ -143,6 +143,7 @@ mod tests {
             "wasi:random/insecure-seed@0.2.99",
             "stepwell:step/log@0.1.0",
             "stepwell:step/plans@0.1.0",
+            "stepwell:step/shapes@0.1.0",
         ] {
             assert_eq!(reason(import), None, "{import}");
         }
