@@ -4,6 +4,8 @@
 //! table of ids. A step of your own that takes ids reads the events of exactly these ids with [`Ids::events`], so that
 //! it keeps the promises of the built-in one: whole keys, no event of a batch that is not processed.
 
+mod dedupe;
+
 use serde::{Deserialize, Serialize};
 
 use crate::bindings::stepwell::step::types::Failure;
@@ -12,6 +14,8 @@ use crate::settings::Expr;
 use crate::source::Source;
 use crate::sql;
 use crate::sql::{Ident, Literal, Sql, TableName, join};
+
+pub use dedupe::{Counted, Dedupe};
 
 /// Columns that a table of ids has besides its key; no key column may be called so.
 pub const IDS_COLUMNS: [&str; 2] = ["since", "events"];

@@ -28,7 +28,7 @@
 mod shape;
 
 use stepwell_sdk::catalog;
-use stepwell_sdk::incremental::{Ids, context, event_id, key_alias};
+use stepwell_sdk::incremental::{Counted, Dedupe, Ids, context, event_id};
 use stepwell_sdk::planner::{Ask, Plan, Run, Stop};
 use stepwell_sdk::settings::{Columns, Expr, ScratchInput, ScratchOutput, SqlText};
 use stepwell_sdk::sql::{Ident, Sql, TableName, join, render};
@@ -59,17 +59,6 @@ pub struct With {
     /// Contexts of the source that the expressions or the query name.
     #[serde(default)]
     contexts: Vec<String>,
-}
-
-/// How copies of an event are told apart.
-#[derive(serde::Deserialize, Settings)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Dedupe {
-    /// The column that names an event.
-    by: String,
-    /// The copy with the smallest values of these columns counts, the first column before the second. Of copies that are
-    /// equal in all of them the one that was stored first counts, where the database can tell.
-    earliest: Vec<String>,
 }
 
 /// Answers with the statements that fill the table of rows.
@@ -105,7 +94,7 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     let place = with.dedupe.is_some() && catalog::is_plain_table(columns);
     let columns = catalog::read_columns(columns);
     if let Some(dedupe) = &with.dedupe {
-        check_dedupe(dedupe, &source.events, &columns)?;
+        dedupe.check("/dedupe", &source.events, &columns)?;
     }
     let aggregate = Aggregate {
         run,
@@ -185,30 +174,6 @@ fn read_also<'a>(
     Ok(also.alias())
 }
 
-fn check_dedupe(
-    dedupe: &Dedupe,
-    events: &TableName,
-    columns: &[catalog::ColumnInfo],
-) -> Result<(), Failure> {
-    let pointed = [("/dedupe/by", &dedupe.by)].into_iter();
-    let pointed = pointed.chain(
-        dedupe
-            .earliest
-            .iter()
-            .map(|name| ("/dedupe/earliest", name)),
-    );
-    for (pointer, name) in pointed {
-        if !columns.iter().any(|column| column.name == *name) {
-            return Err(Failure::new(
-                "missing-column",
-                format!("table {events} has no column \"{name}\""),
-            )
-            .with_setting(pointer));
-        }
-    }
-    Ok(())
-}
-
 struct Aggregate<'a> {
     run: &'a Run,
     with: &'a With,
@@ -222,55 +187,12 @@ struct Aggregate<'a> {
 impl Aggregate<'_> {
     /// The events of the ids, each once, with these columns.
     fn deduplicated(&self, columns: &[Sql]) -> Result<Sql, Failure> {
-        let events = self.ids.events(self.run, self.read, self.place)?;
-        let events = match &self.with.condition {
-            Some(condition) => self.filtered(&events, condition),
-            None => events,
+        let counted = Counted {
+            dedupe: self.with.dedupe.as_ref(),
+            condition: self.with.condition.as_ref(),
+            place: self.place,
         };
-        let columns = join(columns, ", ");
-        let Some(dedupe) = &self.with.dedupe else {
-            return Ok(sql!(
-                "SELECT {columns}\n{events}",
-                columns = columns,
-                events = events
-            ));
-        };
-        let mut one: Vec<Sql> = Vec::new();
-        // A key that lies in a context is not yet settled here: an event may have several rows there, and counts as
-        // having none then.
-        if self.ids.contexts.is_empty() {
-            one.extend(
-                (0..self.ids.key.len()).map(|at| sql!("e.{key}", key = Ident(&key_alias(at)))),
-            );
-        }
-        one.push(sql!("e.{by}", by = Ident(&dedupe.by)));
-        let one = join(one, ", ");
-        let mut order = vec![one.clone()];
-        order.extend(
-            dedupe
-                .earliest
-                .iter()
-                .map(|name| sql!("e.{name}", name = Ident(name))),
-        );
-        if self.place {
-            order.push(sql!("e.stepwell_place"));
-        }
-        Ok(sql!(
-            "SELECT DISTINCT ON ({one}) {columns}\n{events}\nORDER BY {order}",
-            one = one,
-            columns = columns,
-            events = events,
-            order = join(order, ", "),
-        ))
-    }
-
-    /// The condition sees the events alone, so that its bare names mean their columns.
-    fn filtered(&self, events: &Sql, condition: &Expr) -> Sql {
-        sql!(
-            "FROM (\n  SELECT e.*\n  {events}\n) AS e\nWHERE ({condition})",
-            events = events.indented(2),
-            condition = condition,
-        )
+        self.ids.deduplicated(self.run, self.read, counted, columns)
     }
 
     /// The rows by expressions, from events that go by `e`.
