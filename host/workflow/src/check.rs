@@ -1,5 +1,7 @@
 //! Turns the tree into types that cannot be wrong. Each part reports its own problems and goes on.
 
+mod authority;
+mod grants;
 mod graph;
 mod marks;
 mod plugins;
@@ -54,14 +56,21 @@ pub(crate) fn check(
         .take("description")
         .and_then(|entry| text(&entry.value, &key(entry), "text", problems).map(str::to_owned));
     fields.take("vars"); // Read when variables were put in.
-    let warehouse = fields
-        .take("warehouse")
-        .map(|entry| warehouse::check(entry, problems));
+    let warehouse_entry = fields.take("warehouse");
+    let warehouse = warehouse_entry.map(|entry| warehouse::check(entry, problems));
     let schemas = check_schemas(fields.take("schemas"), problems);
     let manifest = check_manifest(fields.take("manifest"), &schemas, problems);
     let source_entry = fields.take("source");
     let source = source_entry.map(|entry| source::check(entry, problems));
-    let plugins = plugins::check(fields.take("plugins"), kinds, file.folder(), problems);
+    let has_url = warehouse_entry.is_some_and(names_url);
+    let granting = grants::Surroundings {
+        playbook: playbook.as_ref(),
+        schemas: &schemas,
+        manifest: manifest.as_ref(),
+        has_url,
+    };
+    let entry = fields.take("plugins");
+    let plugins = plugins::check(entry, &granting, kinds, file.folder(), problems);
     let steps = fields.require("steps", "the list of what to do", problems);
     fields.done(problems);
 
@@ -70,6 +79,7 @@ pub(crate) fn check(
         schemas: &schemas,
         manifest: manifest.as_ref(),
         has_source: source.is_some(),
+        events: source.iter().flatten().map(|source| &source.events).next(),
         contexts: source
             .iter()
             .flatten()
@@ -94,6 +104,14 @@ pub(crate) fn check(
         plugins,
         steps,
     })
+}
+
+/// Whether the block names a warehouse, right or wrong.
+fn names_url(warehouse: &Entry) -> bool {
+    match &warehouse.value.kind {
+        Kind::Map(entries) => entries.iter().any(|entry| entry.key == "url"),
+        _ => false,
+    }
 }
 
 /// Returns false, with a problem, if the file is of a format that this build does not read.

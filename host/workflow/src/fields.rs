@@ -156,15 +156,6 @@ pub(crate) fn table(node: &Node, what: &str, problems: &mut Problems) -> Option<
     }
 }
 
-/// Reads a list of tables.
-pub(crate) fn tables(entry: &Entry, problems: &mut Problems) -> Vec<TableName> {
-    let items = list(entry, "a list of tables", problems).unwrap_or_default();
-    items
-        .iter()
-        .filter_map(|item| table(item, &key(entry), problems))
-        .collect()
-}
-
 /// Reads the name of a column, quoted where SQL needs it.
 pub(crate) fn column(node: &Node, what: &str, problems: &mut Problems) -> Option<String> {
     let expected = "the name of a column";

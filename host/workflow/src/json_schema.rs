@@ -220,6 +220,31 @@ fn step(uses: Vec<Value>, by_kind: Vec<Value>) -> Value {
     step
 }
 
+fn connection() -> Value {
+    map(
+        "How a third party's plugin logs in, to the warehouse's own database. Without it, on the \
+            private local Postgres: a role that is made by itself.",
+        &[],
+        &json!({
+            "role": {
+                "description": "A login role that is nobody else's. `stepwell plugin grants` \
+                    prints what makes it.",
+                "type": "string",
+                "minLength": 1,
+            },
+            "password": {
+                "description": "Its password, best as `${env:…}`. Without it, the server lets the \
+                    role in by other means.",
+                "type": "string",
+            },
+            "url": {
+                "description": "A connection string of its own, instead of `role`.",
+                "type": "string",
+            },
+        }),
+    )
+}
+
 fn definitions() -> Map<String, Value> {
     // A text with a variable in it fits everywhere: what it stands for, only a check knows.
     let text = |pattern: &str, example: &str| {
@@ -255,10 +280,18 @@ fn definitions() -> Map<String, Value> {
                 "description": "Who wrote the plugin. Default: third-party.",
                 "enum": ["own", "third-party"],
             },
-            "grants": map("Tables that the plugin's statements may touch.", &[], &json!({
-                "read": of("tables", "Tables it may read."),
-                "write": of("tables", "Tables it may write."),
+            "grants": map(
+                "What the plugin's statements may touch; a third party's nothing else.", &[], &json!({
+                "read": of("tables", "Tables it may read; scratch tables as `scratch.<alias>`."),
+                "write": of("tables", "Tables it may write, and read."),
+                "statements": {
+                    "description": "What a third party's plugin may do to the tables of `write`. \
+                        Default: select and insert, which fills scratch tables.",
+                    "type": "array",
+                    "items": {"enum": ["select", "insert", "update", "delete", "truncate"]},
+                },
             })),
+            "connection": connection(),
             "limits": map("What one call may use.", &[], &json!({
                 "memory": of("size", "Memory, at most 4GiB."),
                 "cpu": of("duration", "Time on the processor."),

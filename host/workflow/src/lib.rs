@@ -90,6 +90,6 @@ pub use stepwell_sql::TableName;
 pub use substitute::Inputs;
 pub use tree::{DEPTH_MAX, NODES_MAX};
 pub use workflow::{
-    Context, Grants, Limits, Lookback, PluginEntry, RETRIES_MAX, Schemas, Secret, Source, Step,
-    Trust, Warehouse, Workflow,
+    Connection, Context, Grants, Limits, Login, Lookback, PluginEntry, RETRIES_MAX, Schemas,
+    Secret, Source, StatementGrant, Step, Trust, Warehouse, Workflow,
 };

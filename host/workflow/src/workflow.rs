@@ -1,6 +1,6 @@
 //! A checked workflow: types that cannot be wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,6 +43,20 @@ impl Workflow {
     /// be longer, and Postgres would cut it.
     pub fn scratch_table(&self, alias: &str) -> TableName {
         TableName::new(&self.schemas.scratch, format!("{}__{alias}", self.playbook))
+    }
+
+    /// Returns a table as `grants:` names it: scratch tables of this playbook by their alias.
+    pub fn as_granted(&self, table: &TableName) -> TableName {
+        let alias = table
+            .name()
+            .strip_prefix(self.playbook.as_str())
+            .and_then(|rest| rest.strip_prefix("__"));
+        match alias {
+            Some(alias) if table.schema() == self.schemas.scratch => {
+                TableName::new(&self.schemas.scratch, alias)
+            }
+            _ => table.clone(),
+        }
     }
 
     /// Returns the steps' indices in an order of running: after all that they need, otherwise in
@@ -216,9 +230,12 @@ pub struct PluginEntry {
     pub digest: Option<String>,
     /// Who wrote it.
     pub trust: Trust,
-    /// The tables that its statements may touch, apart from those that the settings of its steps
-    /// name.
+    /// What its statements may touch: for a third party's all of it, for one of our own apart from
+    /// what the settings of its steps name.
     pub grants: Grants,
+    /// How a third party's plugin logs in; none on the private local Postgres, where its role is
+    /// made by itself, and for plugins of our own.
+    pub connection: Option<Connection>,
     /// What one call may use; what is not set is left to the runner.
     pub limits: Limits,
     /// The plugin's name in the file.
@@ -239,13 +256,78 @@ pub enum Trust {
     ThirdParty,
 }
 
-/// Tables that a plugin's statements may touch.
+/// What a plugin's statements may touch, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Grants {
-    /// Tables it may read.
+    /// Tables it may read. Scratch tables stand here under their whole names.
     pub read: Vec<TableName>,
-    /// Tables it may write.
+    /// Tables it may write, and hence read.
     pub write: Vec<TableName>,
+    /// What it may do to the tables of `write`: [`StatementGrant::Select`] and
+    /// [`StatementGrant::Insert`] unless the file says otherwise. Asked of third parties alone.
+    pub statements: BTreeSet<StatementGrant>,
+    /// The key in the file; none without it.
+    pub span: Option<Span>,
+}
+
+/// A kind of statement that a third party's plugin may be granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StatementGrant {
+    /// Reading what is granted; always granted.
+    Select,
+    /// Adding rows, and filling scratch tables.
+    Insert,
+    /// Changing rows.
+    Update,
+    /// Deleting rows.
+    Delete,
+    /// Emptying tables.
+    Truncate,
+}
+
+impl StatementGrant {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Select,
+        Self::Insert,
+        Self::Update,
+        Self::Delete,
+        Self::Truncate,
+    ];
+
+    /// Returns the word of the workflow file, which is SQL's in lower case.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Select => "select",
+            Self::Insert => "insert",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Truncate => "truncate",
+        }
+    }
+}
+
+/// How a plugin logs in to the workflow's warehouse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// As whom.
+    pub login: Login,
+    /// The key in the file.
+    pub span: Span,
+}
+
+/// A login of a plugin's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Login {
+    /// A connection string of its own, to the same database.
+    Url(Secret),
+    /// The warehouse's connection string with another role.
+    Role {
+        /// The role, as it is stored.
+        name: String,
+        /// Its password; none where the server lets it in by other means.
+        password: Option<Secret>,
+    },
 }
 
 /// What one call of a plugin may use. All are more than zero.

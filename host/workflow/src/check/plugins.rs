@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::fields::{Fields, bytes, duration, key, mismatch, tables, text};
+use super::grants;
+use crate::fields::{Fields, bytes, duration, key, mismatch, text};
 use crate::kinds::{StepKind, StepKinds};
 use crate::name::is_id;
 use crate::problem::{Problem, Problems};
 use crate::tree::{Entry, Kind};
 use crate::words::quoted;
-use crate::workflow::{Grants, Limits, PluginEntry, Trust};
+use crate::workflow::{Limits, PluginEntry, Trust};
 
 /// Most memory that a plugin can address: it is 32-bit.
 const MEMORY_BYTES_MAX: u64 = 4 << 30;
@@ -24,6 +25,7 @@ pub(super) struct Declared {
 
 pub(super) fn check(
     entry: Option<&Entry>,
+    around: &grants::Surroundings<'_>,
     kinds: &mut dyn StepKinds,
     base: &Path,
     problems: &mut Problems,
@@ -38,7 +40,7 @@ pub(super) fn check(
     let mut plugins = BTreeMap::new();
     for entry in entries {
         let declared = Declared {
-            entry: plugin(entry, problems),
+            entry: plugin(entry, around, problems),
             kind: None,
             used: false,
         };
@@ -90,7 +92,11 @@ fn named(
     declared
 }
 
-fn plugin(entry: &Entry, problems: &mut Problems) -> Option<PluginEntry> {
+fn plugin(
+    entry: &Entry,
+    around: &grants::Surroundings<'_>,
+    problems: &mut Problems,
+) -> Option<PluginEntry> {
     let owner = format!("plugin {}", quoted(&entry.key));
     let mut fields = Fields::new(&entry.value, owner.as_str(), entry.key_span, problems)?;
     let component = fields.require("component", "the path of its `.wasm` file", problems);
@@ -103,22 +109,39 @@ fn plugin(entry: &Entry, problems: &mut Problems) -> Option<PluginEntry> {
     let trust_value = trust.map_or(Trust::default(), |entry| trust_of(entry, problems));
     let grants = fields
         .take("grants")
-        .map(|entry| grants(entry, problems))
-        .unwrap_or_default();
+        .map(|entry| grants::grants(entry, around, problems))
+        .unwrap_or_else(grants::none);
+    let connection = fields.take("connection");
+    let login = connection.and_then(|entry| grants::connection(entry, problems));
     let limits = fields
         .take("limits")
         .map(|entry| limits(entry, problems))
         .unwrap_or_default();
     fields.done(problems);
-    if digest.is_none() && trust_value == Trust::ThirdParty {
-        problems.push(
-            Problem::warning(format!(
-                "{owner} is not pinned: any file at its path would run"
-            ))
-            .at(entry.key_span)
-            .with_help(
-                "pin it with `stepwell plugin pin`, or write `trust: own` if your team builds it",
-            ),
+    if trust_value == Trust::ThirdParty {
+        if digest.is_none() {
+            let message = format!("{owner} is a third party's and lacks key \"digest\"");
+            problems.error_help(
+                entry.key_span,
+                message,
+                "what it is granted holds for one file: add `digest: sha256:…`, or write `trust: own` if your team \
+                 builds it",
+            );
+        }
+        if connection.is_none() && around.has_url {
+            let message = format!("{owner} is a third party's and lacks key \"connection\"");
+            problems.error_help(
+                entry.key_span,
+                message,
+                "its SQL runs under a login of its own: add `connection: { role: … }`; `stepwell plugin grants` prints \
+                 what makes that role",
+            );
+        }
+    } else if let Some(connection) = connection {
+        problems.error_help(
+            connection.key_span,
+            format!("{owner} is your own and runs under the workflow's login"),
+            "remove the key, or remove `trust: own`",
         );
     }
     Some(PluginEntry {
@@ -130,6 +153,7 @@ fn plugin(entry: &Entry, problems: &mut Problems) -> Option<PluginEntry> {
         },
         trust: trust_value,
         grants,
+        connection: login,
         limits,
         span: entry.key_span,
         component_span: component.map(|entry| entry.value.span)?,
@@ -159,20 +183,6 @@ fn trust_of(entry: &Entry, problems: &mut Problems) -> Trust {
             Trust::ThirdParty
         }
     }
-}
-
-fn grants(entry: &Entry, problems: &mut Problems) -> Grants {
-    let mut grants = Grants::default();
-    if let Some(mut fields) = Fields::of(entry, problems) {
-        if let Some(read) = fields.take("read") {
-            grants.read = tables(read, problems);
-        }
-        if let Some(write) = fields.take("write") {
-            grants.write = tables(write, problems);
-        }
-        fields.done(problems);
-    }
-    grants
 }
 
 fn limits(entry: &Entry, problems: &mut Problems) -> Limits {

@@ -29,6 +29,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) manifest: Option<&'a TableName>,
     /// Whether there is a `source:` block, right or wrong.
     pub(super) has_source: bool,
+    /// The source's table of events.
+    pub(super) events: Option<&'a TableName>,
     /// Aliases of the source's contexts.
     pub(super) contexts: Vec<&'a str>,
     /// The folder of the workflow file.
@@ -95,6 +97,7 @@ pub(super) fn check(
             problems.push(Problem::warning(message).at(entry.span).with_help(help));
         }
     }
+    super::authority::check(&drafts, &plugins, around, problems);
     duplicate_ids(&drafts, problems);
     one_gate(&drafts, problems);
     let needs = graph::check(&drafts, drafts.len() == nodes.len(), problems);

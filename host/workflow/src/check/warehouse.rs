@@ -35,7 +35,11 @@ pub(super) fn check(entry: &Entry, problems: &mut Problems) -> Warehouse {
     let Some(mut fields) = Fields::of(entry, problems) else {
         return warehouse;
     };
-    warehouse.url = fields.take("url").and_then(|entry| url(entry, problems));
+    let help =
+        "write `url: ${env:DATABASE_URL}`; without the key, the private local Postgres is used";
+    warehouse.url = fields
+        .take("url")
+        .and_then(|entry| url(entry, help, problems));
     warehouse.statement_timeout = fields
         .take("statement-timeout")
         .and_then(|entry| duration(entry, problems));
@@ -85,9 +89,7 @@ fn lease_expiry(entry: &Entry, problems: &mut Problems) -> Option<Duration> {
 }
 
 /// Reads a connection string. What stands there is never shown.
-fn url(entry: &Entry, problems: &mut Problems) -> Option<Secret> {
-    let help =
-        "write `url: ${env:DATABASE_URL}`; without the key, the private local Postgres is used";
+pub(super) fn url(entry: &Entry, help: &str, problems: &mut Problems) -> Option<Secret> {
     let text = match &entry.value.kind {
         Kind::Text(text) => text,
         Kind::Unknown => return None,

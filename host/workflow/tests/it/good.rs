@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
-use stepwell_workflow::{Inputs, Problem, SourceFile, Span, TableName, Trust, Workflow};
+use stepwell_workflow::{
+    Inputs, Login, Problem, Secret, SourceFile, Span, StatementGrant, TableName, Trust, Workflow,
+};
 
 use crate::kinds::TestKinds;
 
@@ -84,7 +86,28 @@ fn the_designs_workflow_has_the_right_values() {
         &"0123456789abcdef".repeat(4)
     );
     assert_eq!(plugin.trust, Trust::ThirdParty);
-    assert_eq!(plugin.grants.read, [table("atomic.events")]);
+    assert_eq!(
+        plugin.grants.read,
+        [
+            table("atomic.events"),
+            table("scratch.sessions__session_ids")
+        ]
+    );
+    assert_eq!(plugin.grants.write, [table("scratch.sessions__engaged")]);
+    let statements = [StatementGrant::Select, StatementGrant::Insert];
+    assert_eq!(plugin.grants.statements, statements.into());
+    let login = plugin.connection.as_ref().map(|found| &found.login);
+    assert_eq!(
+        login,
+        Some(&Login::Role {
+            name: "engaged_time".into(),
+            password: Some(Secret::new(URL)),
+        })
+    );
+    assert_eq!(
+        workflow.as_granted(&plugin.grants.write[0]),
+        table("scratch.engaged")
+    );
     assert_eq!(plugin.limits.memory, Some(128 << 20));
     assert_eq!(plugin.limits.cpu, Some(Duration::from_secs(60)));
     assert_eq!(plugin.limits.wall, Some(Duration::from_secs(900)));

@@ -59,6 +59,7 @@ impl StepKinds for TestKinds {
                 }),
             ),
         };
+        let greedy = plugin.name == "greedy";
         Ok(StepKind {
             name: plugin.name.clone(),
             version: "1.2.3".into(),
@@ -66,8 +67,12 @@ impl StepKinds for TestKinds {
             gate: false,
             summary: "a plugin".into(),
             settings,
-            reads: vec![],
-            writes: vec![],
+            reads: greedy
+                .then(|| ["events", "manifest"].map(str::to_owned).into())
+                .unwrap_or_default(),
+            writes: greedy
+                .then(|| vec!["scratch".to_owned()])
+                .unwrap_or_default(),
         })
     }
 }
