@@ -279,6 +279,29 @@ pub fn ints(columns: &[&str], values: &[&[Option<i64>]]) -> Answer {
     )
 }
 
+/// Returns an answer whose values are all truth values, or NULL.
+pub fn bools(columns: &[&str], values: &[&[Option<bool>]]) -> Answer {
+    let column = |at: usize| {
+        let mut validity = vec![0_u8; values.len().div_ceil(8)];
+        let mut bits = validity.clone();
+        for (row, value) in values.iter().enumerate() {
+            validity[row / 8] |= u8::from(value[at].is_some()) << (row % 8);
+            bits[row / 8] |= u8::from(value[at] == Some(true)) << (row % 8);
+        }
+        Column {
+            validity: Some(validity),
+            values: Values::Bits(bits),
+        }
+    };
+    answer(
+        columns,
+        values.len(),
+        (0..columns.len()).map(column).collect(),
+        16,
+        Layout::Bits,
+    )
+}
+
 /// Returns one answer with the columns of two, which have the same number of rows.
 pub fn beside(left: Answer, right: Answer) -> Answer {
     let mut out = left;

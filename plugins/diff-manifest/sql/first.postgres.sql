@@ -61,9 +61,8 @@ FROM (
 ) AS m
 WHERE EXISTS (SELECT FROM derived.manifest WHERE playbook = 'sessions');
 
--- question: pending batches
-SELECT g.batch::text AS batch, g.events, g.first_time::text AS first_time, g.last_time::text AS last_time,
-  CAST(NULL AS bigint) AS events_before, g.untimed
+-- question: batches
+SELECT g.batch::text AS batch, g.events, g.first_time::text AS first_time, g.last_time::text AS last_time, g.untimed
 FROM (
   SELECT e.batch, count(e.time) AS events, min(e.time) AS first_time, max(e.time) AS last_time,
     count(*) - count(e.time) AS untimed
@@ -71,7 +70,6 @@ FROM (
   WHERE true
   GROUP BY e.batch
 ) AS g
-WHERE g.events > 0 OR g.untimed > 0
 ORDER BY g.batch NULLS FIRST
 LIMIT 10002;
 

@@ -61,48 +61,46 @@ FROM (
 ) AS m
 WHERE EXISTS (SELECT FROM derived.manifest WHERE playbook = 'sessions');
 
--- question: pending batches
-WITH found AS MATERIALIZED (
-  SELECT e.batch, count(*) AS events
-  FROM (SELECT (etl_tstamp) AS batch, collector_tstamp AS time FROM atomic.events) AS e
-  WHERE e.time >= CAST($2 AS timestamp without time zone)
-  GROUP BY e.batch
-),
-changed AS MATERIALIZED (
-  SELECT found.batch, m.events AS events_before
-  FROM found
-  LEFT JOIN derived.manifest AS m
-    ON m.playbook = 'sessions' AND m.batch = found.batch
-  WHERE found.batch IS NOT NULL
-    AND (m.batch IS NULL
-      OR m.last_time >= CAST($1 AS timestamp without time zone) AND (found.events > m.events OR m.first_time >= CAST($2 AS timestamp without time zone) AND found.events < m.events))
-)
-SELECT p.batch::text AS batch, p.events, p.first_time::text AS first_time, p.last_time::text AS last_time,
-  p.events_before, p.untimed
+-- question: batches
+SELECT g.batch::text AS batch, g.events, g.first_time::text AS first_time, g.last_time::text AS last_time, g.untimed
 FROM (
-  SELECT g.batch, g.events, g.first_time, g.last_time, changed.events_before, g.untimed
-  FROM changed
-  JOIN (
-    SELECT e.batch, count(e.time) AS events, min(e.time) AS first_time, max(e.time) AS last_time,
-      count(*) - count(e.time) AS untimed
-    FROM (SELECT (etl_tstamp) AS batch, collector_tstamp AS time FROM atomic.events) AS e
-    WHERE EXISTS (SELECT FROM changed) AND e.batch IN (SELECT batch FROM changed)
-    GROUP BY e.batch
-  ) AS g ON g.batch = changed.batch
-  UNION ALL
-  SELECT m.batch, 0, NULL, NULL, m.events, 0
-  FROM derived.manifest AS m
-  WHERE m.playbook = 'sessions' AND m.last_time >= CAST($1 AS timestamp without time zone) AND m.first_time >= CAST($2 AS timestamp without time zone)
-    AND NOT EXISTS (SELECT FROM found AS still WHERE still.batch = m.batch)
-  UNION ALL
-  SELECT NULL, found.events, NULL, NULL, NULL, 0
-  FROM found
-  WHERE found.batch IS NULL
-) AS p
-ORDER BY p.events < coalesce(p.events_before, 0), p.batch NULLS FIRST
-LIMIT 12;
+  SELECT e.batch, count(e.time) AS events, min(e.time) AS first_time, max(e.time) AS last_time,
+    count(*) - count(e.time) AS untimed
+  FROM (SELECT (etl_tstamp) AS batch, collector_tstamp AS time FROM atomic.events) AS e
+  WHERE e.time >= CAST($1 AS timestamp without time zone)
+  GROUP BY e.batch
+) AS g
+ORDER BY g.batch NULLS FIRST
+LIMIT 20001;
 -- $1: Param::Text("2026-01-01")
+
+-- question: batches beside the manifest
+SELECT found.place, NULL AS gone, m.events AS events_before, m.first_time >= CAST($3 AS timestamp without time zone) AS within
+FROM unnest(CAST($1 AS timestamp without time zone[])) WITH ORDINALITY AS found (batch, place)
+LEFT JOIN derived.manifest AS m
+  ON m.playbook = 'sessions' AND m.batch = found.batch
+WHERE m.batch IS NULL OR m.last_time >= CAST($2 AS timestamp without time zone)
+UNION ALL
+SELECT NULL, m.batch::text, m.events, m.first_time >= CAST($3 AS timestamp without time zone)
+FROM derived.manifest AS m
+WHERE m.playbook = 'sessions' AND m.last_time >= CAST($2 AS timestamp without time zone)
+  AND NOT EXISTS (SELECT FROM unnest(CAST($1 AS timestamp without time zone[])) AS found (batch) WHERE found.batch = m.batch)
+ORDER BY 1;
+-- $1: Param::Text("{\"same\",\"2026-01-08 01:00:00\"}")
 -- $2: Param::Text("2026-01-01")
+-- $3: Param::Text("2026-01-01")
+
+-- question: events of pending batches
+SELECT found.place, g.events, g.first_time::text AS first_time, g.last_time::text AS last_time, g.untimed
+FROM (
+  SELECT e.batch, count(e.time) AS events, min(e.time) AS first_time, max(e.time) AS last_time,
+    count(*) - count(e.time) AS untimed
+  FROM (SELECT (etl_tstamp) AS batch, collector_tstamp AS time FROM atomic.events) AS e
+  WHERE e.batch = ANY (CAST($1 AS timestamp without time zone[]))
+  GROUP BY e.batch
+) AS g
+JOIN unnest(CAST($1 AS timestamp without time zone[])) WITH ORDINALITY AS found (batch, place) ON found.batch = g.batch;
+-- $1: Param::Text("{\"2026-01-08 01:00:00\"}")
 
 -- statement: clear sessions__batches
 --   writes scratch.sessions__batches
@@ -133,5 +131,6 @@ FROM unnest(
 --   writes scratch.sessions__batches
 ANALYZE scratch.sessions__batches;
 
--- about batches: {"batches":1,"reopened":0,"events":700,"first":"2026-01-08 01:00:00","last":"2026-01-08 01:00:00","events_without_batch":0,"more":false,"from_nothing":false}
+-- about batches: {"batches":1,"reopened":0,"events":700,"first":"2026-01-08 01:00:00","last":"2026-01-08 01:00:00","events_without_batch":3,"more":false,"from_nothing":false}
+-- note: 3 events have no etl_tstamp or no collector_tstamp and belong to no batch; they are not processed
 -- note: no index on atomic.events begins with etl_tstamp: new batches are looked for in the events since 2026-01-01; CREATE INDEX ON atomic.events (etl_tstamp) would find them without reading events

@@ -61,53 +61,61 @@ FROM (
 ) AS m
 WHERE EXISTS (SELECT FROM derived.manifest WHERE playbook = 'sessions');
 
--- question: pending batches
-WITH RECURSIVE walk (batch) AS (
-  (SELECT etl_tstamp FROM atomic.events WHERE etl_tstamp > CAST($3 AS timestamp without time zone) ORDER BY etl_tstamp LIMIT 1)
+-- question: batches
+WITH RECURSIVE walk (batch, place) AS (
+  (SELECT etl_tstamp, 1 FROM atomic.events WHERE etl_tstamp > CAST($1 AS timestamp without time zone) ORDER BY etl_tstamp LIMIT 1)
   UNION ALL
-  SELECT (SELECT etl_tstamp FROM atomic.events WHERE etl_tstamp > walk.batch ORDER BY etl_tstamp LIMIT 1)
+  SELECT (SELECT etl_tstamp FROM atomic.events WHERE etl_tstamp > walk.batch ORDER BY etl_tstamp LIMIT 1), walk.place + 1
   FROM walk
-  WHERE walk.batch IS NOT NULL
-),
-found AS (
-  SELECT walk.batch, m.events AS events_before
-  FROM walk
-  LEFT JOIN derived.manifest AS m
-    ON m.playbook = 'sessions' AND m.batch = walk.batch
-  WHERE walk.batch IS NOT NULL
-    AND (m.batch IS NULL OR m.last_time >= CAST($2 AS timestamp without time zone))
+  WHERE walk.batch IS NOT NULL AND walk.place < 20000
 )
-SELECT p.batch::text AS batch, p.events, p.first_time::text AS first_time, p.last_time::text AS last_time,
-  p.events_before, p.untimed
-FROM (
-  SELECT found.batch, counted.rows - span.untimed AS events, span.first_time, span.last_time,
-    found.events_before, span.untimed
-  FROM found
-  CROSS JOIN LATERAL (
-    SELECT count(*) AS rows FROM atomic.events WHERE etl_tstamp = found.batch
-  ) AS counted
-  CROSS JOIN LATERAL (
-    SELECT min(collector_tstamp) AS first_time, max(collector_tstamp) AS last_time, count(*) - count(collector_tstamp) AS untimed
-    FROM atomic.events
-    WHERE etl_tstamp = found.batch AND counted.rows IS DISTINCT FROM found.events_before
-  ) AS span
-  WHERE counted.rows - span.untimed IS DISTINCT FROM found.events_before
-  UNION ALL
-  SELECT m.batch, 0, NULL, NULL, m.events, 0
-  FROM derived.manifest AS m
-  WHERE m.playbook = 'sessions' AND m.last_time >= CAST($2 AS timestamp without time zone) AND true
-    AND NOT EXISTS (SELECT FROM walk AS still WHERE still.batch = m.batch)
-  UNION ALL
-  SELECT NULL, count(*), NULL, NULL, NULL, 0
-  FROM atomic.events
-  WHERE etl_tstamp IS NULL AND collector_tstamp >= CAST($1 AS timestamp without time zone)
-  HAVING count(*) > 0
-) AS p
-ORDER BY p.events < coalesce(p.events_before, 0), p.batch NULLS FIRST
-LIMIT 10002;
+SELECT walk.batch::text AS batch
+FROM walk
+WHERE walk.batch IS NOT NULL
+ORDER BY walk.place;
+-- $1: Param::Text("2026-01-01 00:00:00")
+
+-- question: events without a batch
+SELECT count(*) AS events
+FROM atomic.events
+WHERE etl_tstamp IS NULL AND collector_tstamp >= CAST($1 AS timestamp without time zone);
 -- $1: Param::Text("2026-01-01")
+
+-- question: batches beside the manifest
+SELECT found.place, NULL AS gone, m.events AS events_before, m.first_time >= CAST($3 AS timestamp without time zone) AS within
+FROM unnest(CAST($1 AS timestamp without time zone[])) WITH ORDINALITY AS found (batch, place)
+LEFT JOIN derived.manifest AS m
+  ON m.playbook = 'sessions' AND m.batch = found.batch
+WHERE m.batch IS NULL OR m.last_time >= CAST($2 AS timestamp without time zone)
+UNION ALL
+SELECT NULL, m.batch::text, m.events, m.first_time >= CAST($3 AS timestamp without time zone)
+FROM derived.manifest AS m
+WHERE m.playbook = 'sessions' AND m.last_time >= CAST($2 AS timestamp without time zone)
+  AND NOT EXISTS (SELECT FROM unnest(CAST($1 AS timestamp without time zone[])) AS found (batch) WHERE found.batch = m.batch)
+ORDER BY 1;
+-- $1: Param::Text("{\"same\",\"a\\\"b\\\\\",\"new\"}")
 -- $2: Param::Text("2026-01-01")
--- $3: Param::Text("2026-01-01 00:00:00")
+-- $3: Param::Text("2026-01-01")
+
+-- question: rows of processed batches
+SELECT found.place, counted.rows
+FROM unnest(CAST($1 AS timestamp without time zone[])) WITH ORDINALITY AS found (batch, place)
+CROSS JOIN LATERAL (
+  SELECT count(*) AS rows FROM atomic.events WHERE etl_tstamp = found.batch
+) AS counted;
+-- $1: Param::Text("{\"same\",\"a\\\"b\\\\\"}")
+
+-- question: events of pending batches
+SELECT found.place, g.events, g.first_time::text AS first_time, g.last_time::text AS last_time, g.untimed
+FROM (
+  SELECT e.batch, count(e.time) AS events, min(e.time) AS first_time, max(e.time) AS last_time,
+    count(*) - count(e.time) AS untimed
+  FROM (SELECT (etl_tstamp) AS batch, collector_tstamp AS time FROM atomic.events) AS e
+  WHERE e.batch = ANY (CAST($1 AS timestamp without time zone[]))
+  GROUP BY e.batch
+) AS g
+JOIN unnest(CAST($1 AS timestamp without time zone[])) WITH ORDINALITY AS found (batch, place) ON found.batch = g.batch;
+-- $1: Param::Text("{\"a\\\"b\\\\\",\"new\"}")
 
 -- statement: clear sessions__batches
 --   writes scratch.sessions__batches
@@ -128,15 +136,15 @@ SELECT *
 FROM unnest(
   CAST($1 AS timestamp without time zone[]), CAST($2 AS bigint[]), CAST($3 AS timestamp without time zone[]), CAST($4 AS timestamp without time zone[]), CAST($5 AS bigint[])
 ) AS pending (batch, events, first_time, last_time, events_before);
--- $1: Param::Text("{\"2026-01-08 01:00:00\",\"a\\\"b\\\\\"}")
--- $2: Param::Text("{700,5}")
+-- $1: Param::Text("{\"a\\\"b\\\\\",\"new\"}")
+-- $2: Param::Text("{5,700}")
 -- $3: Param::Text("{\"2026-01-07\",\"2026-01-07\"}")
 -- $4: Param::Text("{\"2026-01-08\",\"2026-01-08\"}")
--- $5: Param::Text("{NULL,4}")
+-- $5: Param::Text("{4,NULL}")
 
 -- statement: analyze sessions__batches
 --   writes scratch.sessions__batches
 ANALYZE scratch.sessions__batches;
 
--- about batches: {"batches":2,"reopened":1,"events":705,"first":"2026-01-08 01:00:00","last":"a\"b\\","events_without_batch":3,"more":false,"from_nothing":false}
+-- about batches: {"batches":2,"reopened":1,"events":705,"first":"a\"b\\","last":"new","events_without_batch":3,"more":false,"from_nothing":false}
 -- note: 3 events have no etl_tstamp or no collector_tstamp and belong to no batch; they are not processed

@@ -1,15 +1,18 @@
 //! The questions by which pending batches are found.
 //!
-//! All but the first two answer with the same columns: a batch, its events, their times, how many events it had when it
-//! was processed (NULL if it was not), and how many of its events have no time. A batch that is NULL stands for the
-//! events that belong to none.
+//! Those that read events name neither the playbook nor its manifest: playbooks in the same state put the same ones, and
+//! the host may answer them once. What they find is then compared with the manifest in a question of its own, by place
+//! in a list, so that batches are told apart as the database does it and not by how they are written.
 
 use stepwell_sdk::planner::{Run, question, text};
 use stepwell_sdk::source::Source;
-use stepwell_sdk::sql::{Ident, Literal, Sql, TableName};
+use stepwell_sdk::sql::{Ident, Literal, Sql, TableName, join};
 use stepwell_sdk::{Param, Question, sql};
 
-use crate::{State, interval};
+use crate::{State, array, interval};
+
+/// Batches that one question brings. More are asked for page by page.
+pub const PAGE: usize = 20_000;
 
 /// What decides how batches are looked for.
 pub struct Discovery<'a> {
@@ -69,19 +72,193 @@ impl Discovery<'_> {
         question("state of the manifest", select, vec![])
     }
 
-    /// Asks for the pending batches.
-    pub fn pending(&self, state: Option<&State>) -> Question {
-        let (sql, params) = match state {
-            None => (self.unbounded(&sql!("true")), vec![]),
-            Some(state) if self.ordered => self.walk(state),
-            // The slices of a backlog may go backwards in time, beyond the lookback of those before.
-            Some(_) if self.run.has("backlog") => (self.unbounded(&self.is_new()), vec![]),
-            Some(state) => (
-                self.scan(),
-                vec![text(&state.recount_floor), text(&state.time_floor)],
+    /// Asks for the batches after `state.batch_before` and the page before, in order: a probe of the index a batch.
+    pub fn walk(&self, state: &State, page: &Page) -> Question {
+        let (batch, events) = (&self.source.batch, &self.source.events);
+        let (start, params) = match page.after.as_ref().or(state.batch_before.as_ref()) {
+            None => (sql!("{batch} IS NOT NULL", batch = batch), vec![]),
+            Some(before) => {
+                let params = vec![text(before)];
+                let before = cast(&params, &self.batch_type);
+                (
+                    sql!("{batch} > {before}", batch = batch, before = before),
+                    params,
+                )
+            }
+        };
+        let select = sql!(
+            "WITH RECURSIVE walk (batch, place) AS (
+              (SELECT {batch}, 1 FROM {events} WHERE {start} ORDER BY {batch} LIMIT 1)
+              UNION ALL
+              SELECT (SELECT {batch} FROM {events} WHERE {batch} > walk.batch ORDER BY {batch} LIMIT 1), walk.place + 1
+              FROM walk
+              WHERE walk.batch IS NOT NULL AND walk.place < {page}
+            )
+            SELECT walk.batch::text AS batch
+            FROM walk
+            WHERE walk.batch IS NOT NULL
+            ORDER BY walk.place",
+            batch = batch,
+            events = events,
+            start = start,
+            page = page_size(),
+        );
+        question(&page.label("batches"), select, params)
+    }
+
+    /// Asks how many events within the lookback have no batch.
+    pub fn without_batch(&self, state: &State) -> Question {
+        let select = sql!(
+            "SELECT count(*) AS events
+            FROM {events}
+            WHERE {batch} IS NULL AND {time} >= CAST($1 AS {time_type})",
+            events = self.source.events,
+            batch = self.source.batch,
+            time = Ident(&self.source.time),
+            time_type = Sql::trusted(&self.time_type),
+        );
+        question(
+            "events without a batch",
+            select,
+            vec![text(&state.time_floor)],
+        )
+    }
+
+    /// Asks for the batches of the events since a time, or of all, with what of them lies there. A NULL stands for the
+    /// events without a batch.
+    pub fn scan(&self, since: Option<&str>, page: &Page, limit: usize) -> Question {
+        let mut params = Vec::new();
+        let mut conditions = Vec::new();
+        if let Some(since) = since {
+            params.push(text(since));
+            conditions.push(sql!(
+                "e.time >= {since}",
+                since = cast(&params, &self.time_type)
+            ));
+        }
+        if let Some(after) = &page.after {
+            params.push(text(after));
+            conditions.push(sql!(
+                "e.batch > {after}",
+                after = cast(&params, &self.batch_type)
+            ));
+        }
+        let condition = match conditions.is_empty() {
+            true => sql!("true"),
+            false => join(conditions, " AND "),
+        };
+        let select = sql!(
+            "SELECT g.batch::text AS batch, {columns}
+            FROM {groups} AS g
+            ORDER BY g.batch NULLS FIRST
+            LIMIT {limit}",
+            columns = columns_of_groups(),
+            groups = self.groups(&condition).indented(12),
+            limit = i64::try_from(limit).unwrap_or(i64::MAX),
+        );
+        question(&page.label("batches"), select, params)
+    }
+
+    /// Asks which of the batches found are to be looked at: those that the manifest does not have, by their place from
+    /// 1, and those that are counted again, with the events that they had. Those of the latter that were not found come
+    /// by their names. `until` is the last of the page if more follow.
+    pub fn compare(
+        &self,
+        found: &[String],
+        state: &State,
+        page: &Page,
+        until: Option<&String>,
+    ) -> Question {
+        let mut params = vec![
+            batches(found),
+            match self.recount_seconds {
+                // Nothing is at or after NULL.
+                0 => Param::Null,
+                _ => text(&state.recount_floor),
+            },
+            text(&state.time_floor),
+        ];
+        let mut bounds = Vec::new();
+        if let Some(after) = &page.after {
+            params.push(text(after));
+            bounds.push(sql!(
+                " AND m.batch > {after}",
+                after = cast(&params, &self.batch_type)
+            ));
+        }
+        if let Some(until) = until {
+            params.push(text(until));
+            bounds.push(sql!(
+                " AND m.batch <= {until}",
+                until = cast(&params, &self.batch_type)
+            ));
+        }
+        let time = Sql::trusted(&self.time_type);
+        let select = sql!(
+            "SELECT found.place, NULL AS gone, m.events AS events_before, m.first_time >= CAST($3 AS {time}) AS within
+            FROM {found} WITH ORDINALITY AS found (batch, place)
+            LEFT JOIN {manifest} AS m
+              ON m.playbook = {playbook} AND m.batch = found.batch
+            WHERE m.batch IS NULL OR m.last_time >= CAST($2 AS {time})
+            UNION ALL
+            SELECT NULL, m.batch::text, m.events, m.first_time >= CAST($3 AS {time})
+            FROM {manifest} AS m
+            WHERE m.playbook = {playbook} AND m.last_time >= CAST($2 AS {time}){bounds}
+              AND NOT EXISTS (SELECT FROM {found} AS found (batch) WHERE found.batch = m.batch)
+            ORDER BY 1",
+            found = self.list(),
+            manifest = self.manifest,
+            playbook = self.playbook(),
+            time = time,
+            bounds = join(bounds, ""),
+        );
+        question(&page.label("batches beside the manifest"), select, params)
+    }
+
+    /// Asks how many rows each of these batches has, through the index.
+    pub fn count(&self, counted: &[String], page: &Page) -> Question {
+        let select = sql!(
+            "SELECT found.place, counted.rows
+            FROM {found} WITH ORDINALITY AS found (batch, place)
+            CROSS JOIN LATERAL (
+              SELECT count(*) AS rows FROM {events} WHERE {batch} = found.batch
+            ) AS counted",
+            found = self.list(),
+            events = self.source.events,
+            batch = self.source.batch,
+        );
+        question(
+            &page.label("rows of processed batches"),
+            select,
+            vec![batches(counted)],
+        )
+    }
+
+    /// Asks for the events of these batches, wherever they lie, by place from 1. `part` tells the questions of a page
+    /// apart.
+    pub fn whole(&self, wanted: &[String], page: &Page, part: usize) -> Question {
+        let select = sql!(
+            "SELECT found.place, {columns}
+            FROM {groups} AS g
+            JOIN {found} WITH ORDINALITY AS found (batch, place) ON found.batch = g.batch",
+            columns = columns_of_groups(),
+            groups = self
+                .groups(&sql!(
+                    "e.batch = ANY (CAST($1 AS {kind}[]))",
+                    kind = Sql::trusted(&self.batch_type)
+                ))
+                .indented(12),
+            found = self.list(),
+        );
+        let label = match part {
+            0 => page.label("events of pending batches"),
+            before => format!(
+                "{}, part {}",
+                page.label("events of pending batches"),
+                before + 1
             ),
         };
-        question("pending batches", sql, params)
+        question(&label, select, vec![batches(wanted)])
     }
 
     /// Asks for the sums over all batches, in one row.
@@ -111,20 +288,6 @@ impl Discovery<'_> {
         )
     }
 
-    /// The batches of the events that meet `condition`, wherever they lie.
-    fn unbounded(&self, condition: &Sql) -> Sql {
-        sql!(
-            "SELECT g.batch::text AS batch, g.events, g.first_time::text AS first_time, g.last_time::text AS last_time,
-              CAST(NULL AS bigint) AS events_before, g.untimed
-            FROM {groups} AS g
-            WHERE g.events > 0 OR g.untimed > 0
-            ORDER BY g.batch NULLS FIRST
-            LIMIT {limit}",
-            groups = self.groups(condition).indented(12),
-            limit = self.limit(),
-        )
-    }
-
     /// The events that meet `condition` by their batches; only those with a time count as events.
     fn groups(&self, condition: &Sql) -> Sql {
         sql!(
@@ -142,182 +305,56 @@ impl Discovery<'_> {
         )
     }
 
-    /// The condition that event `e` is of a batch that was not processed.
-    fn is_new(&self) -> Sql {
+    /// The batches of the first parameter, as rows.
+    fn list(&self) -> Sql {
         sql!(
-            "NOT EXISTS (SELECT FROM {manifest} AS m WHERE m.playbook = {playbook} AND m.batch = e.batch)",
-            manifest = self.manifest,
-            playbook = self.playbook(),
+            "unnest(CAST($1 AS {kind}[]))",
+            kind = Sql::trusted(&self.batch_type)
         )
-    }
-
-    /// From one batch to the next along the index: a probe a batch. Those within the recount have their events counted,
-    /// and only those that are pending have their times looked up.
-    fn walk(&self, state: &State) -> (Sql, Vec<Param>) {
-        let mut params = vec![text(&state.time_floor), text(&state.recount_floor)];
-        let (batch, time, events) = (
-            &self.source.batch,
-            Ident(&self.source.time),
-            &self.source.events,
-        );
-        let start = match &state.batch_before {
-            None => sql!("{batch} IS NOT NULL", batch = batch),
-            Some(before) => {
-                params.push(text(before));
-                let batch_type = Sql::trusted(&self.batch_type);
-                sql!(
-                    "{batch} > CAST($3 AS {batch_type})",
-                    batch = batch,
-                    batch_type = batch_type
-                )
-            }
-        };
-        let select = sql!(
-            "WITH RECURSIVE walk (batch) AS (
-              (SELECT {batch} FROM {events} WHERE {start} ORDER BY {batch} LIMIT 1)
-              UNION ALL
-              SELECT (SELECT {batch} FROM {events} WHERE {batch} > walk.batch ORDER BY {batch} LIMIT 1)
-              FROM walk
-              WHERE walk.batch IS NOT NULL
-            ),
-            found AS (
-              SELECT walk.batch, m.events AS events_before
-              FROM walk
-              LEFT JOIN {manifest} AS m
-                ON m.playbook = {playbook} AND m.batch = walk.batch
-              WHERE walk.batch IS NOT NULL
-                AND (m.batch IS NULL OR {recounted})
-            )
-            SELECT p.batch::text AS batch, p.events, p.first_time::text AS first_time, p.last_time::text AS last_time,
-              p.events_before, p.untimed
-            FROM (
-              SELECT found.batch, counted.rows - span.untimed AS events, span.first_time, span.last_time,
-                found.events_before, span.untimed
-              FROM found
-              CROSS JOIN LATERAL (
-                SELECT count(*) AS rows FROM {events} WHERE {batch} = found.batch
-              ) AS counted
-              CROSS JOIN LATERAL (
-                SELECT min({time}) AS first_time, max({time}) AS last_time, count(*) - count({time}) AS untimed
-                FROM {events}
-                WHERE {batch} = found.batch AND counted.rows IS DISTINCT FROM found.events_before
-              ) AS span
-              WHERE counted.rows - span.untimed IS DISTINCT FROM found.events_before
-              UNION ALL
-              {gone}
-              UNION ALL
-              SELECT NULL, count(*), NULL, NULL, NULL, 0
-              FROM {events}
-              WHERE {batch} IS NULL AND {time} >= CAST($1 AS {time_type})
-              HAVING count(*) > 0
-            ) AS p
-            ORDER BY p.events < coalesce(p.events_before, 0), p.batch NULLS FIRST
-            LIMIT {limit}",
-            batch = batch,
-            time = time,
-            events = events,
-            start = start,
-            recounted = self.recounted("$2"),
-            gone = self.gone(&sql!("walk"), &sql!("true"), "$2").indented(14),
-            time_type = Sql::trusted(&self.time_type),
-            manifest = self.manifest,
-            playbook = self.playbook(),
-            limit = self.limit(),
-        );
-        (select, params)
-    }
-
-    /// The batches of the events within the lookback; those that turn out to be pending are then read whole, however far
-    /// back they reach. A processed batch that began before the lookback is seen in part, so it counts as changed only
-    /// when the part alone is more than the whole was.
-    fn scan(&self) -> Sql {
-        let floor = sql!("CAST($2 AS {time})", time = Sql::trusted(&self.time_type));
-        sql!(
-            "WITH found AS MATERIALIZED (
-              SELECT e.batch, count(*) AS events
-              FROM (SELECT ({batch}) AS batch, {time} AS time FROM {events}) AS e
-              WHERE e.time >= {floor}
-              GROUP BY e.batch
-            ),
-            changed AS MATERIALIZED (
-              SELECT found.batch, m.events AS events_before
-              FROM found
-              LEFT JOIN {manifest} AS m
-                ON m.playbook = {playbook} AND m.batch = found.batch
-              WHERE found.batch IS NOT NULL
-                AND (m.batch IS NULL
-                  OR {recounted} AND (found.events > m.events OR m.first_time >= {floor} AND found.events < m.events))
-            )
-            SELECT p.batch::text AS batch, p.events, p.first_time::text AS first_time, p.last_time::text AS last_time,
-              p.events_before, p.untimed
-            FROM (
-              SELECT g.batch, g.events, g.first_time, g.last_time, changed.events_before, g.untimed
-              FROM changed
-              JOIN {groups} AS g ON g.batch = changed.batch
-              UNION ALL
-              {gone}
-              UNION ALL
-              SELECT NULL, found.events, NULL, NULL, NULL, 0
-              FROM found
-              WHERE found.batch IS NULL
-            ) AS p
-            ORDER BY p.events < coalesce(p.events_before, 0), p.batch NULLS FIRST
-            LIMIT {limit}",
-            batch = self.source.batch,
-            time = Ident(&self.source.time),
-            events = self.source.events,
-            floor = floor,
-            recounted = self.recounted("$1"),
-            groups = self
-                .groups(&sql!("EXISTS (SELECT FROM changed) AND e.batch IN (SELECT batch FROM changed)"))
-                .indented(14),
-            gone = self.gone(&sql!("found"), &sql!("m.first_time >= {floor}", floor = floor), "$1").indented(14),
-            manifest = self.manifest,
-            playbook = self.playbook(),
-            limit = self.limit(),
-        )
-    }
-
-    /// The processed batches within the recount, which begins at parameter `recount`, of which no event is left.
-    fn gone(&self, among: &Sql, condition: &Sql, recount: &str) -> Sql {
-        sql!(
-            "SELECT m.batch, 0, NULL, NULL, m.events, 0
-            FROM {manifest} AS m
-            WHERE m.playbook = {playbook} AND {recounted} AND {condition}
-              AND NOT EXISTS (SELECT FROM {among} AS still WHERE still.batch = m.batch)",
-            manifest = self.manifest,
-            playbook = self.playbook(),
-            recounted = self.recounted(recount),
-            condition = condition,
-            among = among,
-        )
-    }
-
-    /// The condition that manifest row `m` is counted again.
-    fn recounted(&self, param: &str) -> Sql {
-        let param = Sql::trusted(param);
-        let time = Sql::trusted(&self.time_type);
-        // The parameter keeps its place, and so its type, where nothing is counted again.
-        match self.recount_seconds {
-            0 => sql!(
-                "m.last_time > greatest(CAST({param} AS {time}), 'infinity')",
-                param = param,
-                time = time
-            ),
-            _ => sql!(
-                "m.last_time >= CAST({param} AS {time})",
-                param = param,
-                time = time
-            ),
-        }
     }
 
     fn playbook(&self) -> Literal<'_> {
         Literal(self.run.playbook())
     }
+}
 
-    /// One row more than a run takes says that there is more; another may be that of the events without a batch.
-    fn limit(&self) -> i64 {
-        i64::from(self.batches_max) + 2
+/// Where a search among very many batches stands.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Pages before this one.
+    pub number: usize,
+    /// The last batch of the page before.
+    pub after: Option<String>,
+}
+
+impl Page {
+    fn label(&self, what: &str) -> String {
+        match self.number {
+            0 => what.to_owned(),
+            before => format!("{what}, page {}", before + 1),
+        }
     }
+}
+
+fn page_size() -> i64 {
+    i64::try_from(PAGE).unwrap_or(i64::MAX)
+}
+
+/// The last of the parameters as a value of a type.
+fn cast(params: &[Param], kind: &str) -> Sql {
+    sql!(
+        "CAST({param} AS {kind})",
+        param = Sql::trusted(format!("${}", params.len())),
+        kind = Sql::trusted(kind),
+    )
+}
+
+/// What is asked of batches whose events are read.
+fn columns_of_groups() -> Sql {
+    sql!("g.events, g.first_time::text AS first_time, g.last_time::text AS last_time, g.untimed")
+}
+
+/// Batches as one parameter.
+fn batches(list: &[String]) -> Param {
+    text(array(list.iter().map(|batch| Some(crate::quoted(batch)))))
 }

@@ -18,6 +18,7 @@
 //! not look for batches, or changes in them, that lie wholly before the lookback.
 
 mod discovery;
+mod search;
 
 use stepwell_sdk::catalog::{self, Indexes};
 use stepwell_sdk::incremental::Batches;
@@ -29,6 +30,7 @@ use stepwell_sdk::sql::{Literal, Sql, TableName};
 use stepwell_sdk::{Failure, Question, Settings, export_planner, scratch, sql};
 
 use discovery::Discovery;
+use search::Pending;
 
 /// Most batches of one run unless `max-batches` says less. A longer backlog is worked off in several runs; the limit
 /// keeps the list of batches, which crosses the plugin boundary, at a few megabytes.
@@ -92,11 +94,7 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         return full_refresh(with, &discovery, ask);
     }
     let state = State::read(ask.one(discovery.state())?);
-    let mut pending = Pending::read(
-        ask.one(discovery.pending(state.as_ref()))?,
-        discovery.batches_max as usize,
-    );
-    pending.from_nothing = state.is_none();
+    let pending = search::pending(&discovery, state.as_ref(), ask)?;
     let plan = match pending.batches.is_empty() {
         true => Plan::nothing_to_do("no new batches"),
         false => fill(run, with, &discovery, &pending),
@@ -197,70 +195,6 @@ impl State {
             recount_floor: row.text("recount_floor")?.to_owned(),
             batch_before: row.text("batch_before").map(str::to_owned),
         })
-    }
-}
-
-/// The batches found, column by column, each value in its text form.
-#[derive(Debug, Default)]
-struct Pending {
-    batches: Vec<String>,
-    events: Vec<i64>,
-    first_times: Vec<String>,
-    last_times: Vec<String>,
-    events_before: Vec<Option<i64>>,
-    /// Processed batches that have lost events since, with how many.
-    shrunk: Vec<(String, i64)>,
-    /// Events whose batch or time is NULL.
-    events_without_batch: i64,
-    more: bool,
-    from_nothing: bool,
-}
-
-impl Pending {
-    fn read(rows: Rows<'_>, batches_max: usize) -> Self {
-        let mut pending = Self::default();
-        for row in rows.iter() {
-            let (events, before) = (row.int("events").unwrap_or(0), row.int("events_before"));
-            let Some(batch) = row.text("batch") else {
-                pending.events_without_batch += events + row.int("untimed").unwrap_or(0);
-                continue;
-            };
-            pending.events_without_batch += row.int("untimed").unwrap_or(0);
-            match before {
-                Some(before) if events < before => {
-                    pending.shrunk.push((batch.to_owned(), before - events));
-                }
-                // All its events are without a time.
-                _ if events == 0 => {}
-                _ if pending.batches.len() == batches_max => pending.more = true,
-                _ => {
-                    pending.batches.push(batch.to_owned());
-                    pending.events.push(events);
-                    pending
-                        .first_times
-                        .push(row.text("first_time").unwrap_or_default().to_owned());
-                    pending
-                        .last_times
-                        .push(row.text("last_time").unwrap_or_default().to_owned());
-                    pending.events_before.push(before);
-                }
-            }
-        }
-        pending
-    }
-
-    fn about(&self) -> Batches {
-        let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
-        Batches {
-            batches: self.batches.len() as u64,
-            reopened: self.events_before.iter().flatten().count() as u64,
-            events: unsigned(self.events.iter().sum()),
-            first: self.batches.first().cloned().unwrap_or_default(),
-            last: self.batches.last().cloned().unwrap_or_default(),
-            events_without_batch: unsigned(self.events_without_batch),
-            more: self.more,
-            from_nothing: self.from_nothing,
-        }
     }
 }
 
@@ -413,7 +347,7 @@ export_planner! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stepwell_sdk::testing::{Conversation, beside, ints, rows};
+    use stepwell_sdk::testing::{Conversation, beside, bools, ints, rows};
 
     fn conversation(method: &str, with: &str) -> Conversation<With> {
         let columns = |list: &[(&str, &str)]| {
@@ -452,34 +386,85 @@ mod tests {
         }
     }
 
-    fn found(list: &[(Option<&str>, i64, Option<i64>)]) -> stepwell_sdk::Answer {
+    /// Batches with no more than their names.
+    fn names(list: &[&str]) -> stepwell_sdk::Answer {
+        let list: Vec<[Option<&str>; 1]> = list.iter().map(|&name| [Some(name)]).collect();
+        let list: Vec<&[Option<&str>]> = list.iter().map(|row| &row[..]).collect();
+        rows(&["batch"], &list)
+    }
+
+    /// Batches whose events were read: their name, events, and events without a time.
+    fn read(list: &[(Option<&str>, i64, i64)]) -> stepwell_sdk::Answer {
         let texts: Vec<_> = list
             .iter()
             .map(|&(batch, ..)| [batch, Some("2026-01-07"), Some("2026-01-08")])
             .collect();
         let texts: Vec<&[Option<&str>]> = texts.iter().map(|row| &row[..]).collect();
+        // The place counts from 1 over the whole list, as in the question about whole batches.
         let numbers: Vec<_> = list
             .iter()
-            .map(|&(_, events, before)| [Some(events), before, Some(0)])
+            .zip(1..)
+            .map(|(&(_, events, untimed), place)| [Some(place), Some(events), Some(untimed)])
             .collect();
         let numbers: Vec<&[Option<i64>]> = numbers.iter().map(|row| &row[..]).collect();
         beside(
             rows(&["batch", "first_time", "last_time"], &texts),
-            ints(&["events", "events_before", "untimed"], &numbers),
+            ints(&["place", "events", "untimed"], &numbers),
         )
+    }
+
+    /// What the manifest says: the place of a batch or the name of one that is gone, its events before, and whether it
+    /// began within the lookback.
+    fn compared(list: &[(Option<i64>, Option<&str>, Option<i64>)]) -> stepwell_sdk::Answer {
+        let gone: Vec<_> = list.iter().map(|&(_, gone, _)| [gone]).collect();
+        let gone: Vec<&[Option<&str>]> = gone.iter().map(|row| &row[..]).collect();
+        let numbers: Vec<_> = list
+            .iter()
+            .map(|&(place, _, before)| [place, before])
+            .collect();
+        let numbers: Vec<&[Option<i64>]> = numbers.iter().map(|row| &row[..]).collect();
+        let within: Vec<_> = list.iter().map(|_| [Some(true)]).collect();
+        let within: Vec<&[Option<bool>]> = within.iter().map(|row| &row[..]).collect();
+        beside(
+            beside(
+                rows(&["gone"], &gone),
+                ints(&["place", "events_before"], &numbers),
+            ),
+            bools(&["within"], &within),
+        )
+    }
+
+    fn counts(list: &[(i64, i64)]) -> stepwell_sdk::Answer {
+        let list: Vec<_> = list
+            .iter()
+            .map(|&(place, rows)| [Some(place), Some(rows)])
+            .collect();
+        let list: Vec<&[Option<i64>]> = list.iter().map(|row| &row[..]).collect();
+        ints(&["place", "rows"], &list)
+    }
+
+    fn without(events: i64) -> stepwell_sdk::Answer {
+        ints(&["events"], &[&[Some(events)]])
     }
 
     #[test]
     fn an_index_is_walked() {
         conversation("btree", r#"{"into": "batches"}"#)
             .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
+            .answer("batches", names(&["same", "a\"b\\", "new"]))
+            .answer("events without a batch", without(3))
             .answer(
-                "pending batches",
-                found(&[
-                    (Some("2026-01-08 01:00:00"), 700, None),
-                    (Some("a\"b\\"), 5, Some(4)),
-                    (None, 3, None),
+                "batches beside the manifest",
+                compared(&[
+                    (Some(1), None, Some(9)),
+                    (Some(2), None, Some(4)),
+                    (Some(3), None, None),
                 ]),
+            )
+            .answer("rows of processed batches", counts(&[(1, 9), (2, 5)]))
+            .answer(
+                "events of pending batches",
+                read(&[(None, 5, 0), (None, 700, 0)]),
             )
             .check_golden("sql/walk.postgres.sql");
     }
@@ -492,9 +477,18 @@ mod tests {
         )
         .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
         .answer(
-            "pending batches",
-            found(&[(Some("2026-01-08 01:00:00"), 700, None)]),
+            "batches",
+            read(&[
+                (None, 3, 0),
+                (Some("same"), 9, 0),
+                (Some("2026-01-08 01:00:00"), 600, 0),
+            ]),
         )
+        .answer(
+            "batches beside the manifest",
+            compared(&[(Some(1), None, Some(9)), (Some(2), None, None)]),
+        )
+        .answer("events of pending batches", read(&[(None, 700, 0)]))
         .check_golden("sql/scan.postgres.sql");
     }
 
@@ -502,10 +496,7 @@ mod tests {
     fn the_first_run_reads_everything_once() {
         conversation("btree", r#"{"into": "batches"}"#)
             .answer("state of the manifest", state(None))
-            .answer(
-                "pending batches",
-                found(&[(Some("2026-01-08 01:00:00"), 700, None)]),
-            )
+            .answer("batches", read(&[(Some("2026-01-08 01:00:00"), 700, 0)]))
             .check_golden("sql/first.postgres.sql");
     }
 
@@ -517,36 +508,113 @@ mod tests {
         );
         let (plan, asked) = conversation("btree", r#"{"into": "batches"}"#)
             .answer("state of the manifest", state)
-            .answer("pending batches", found(&[(Some("a"), 1, None)]))
+            .answer("batches", names(&["a"]))
+            .answer("events without a batch", without(0))
+            .answer(
+                "batches beside the manifest",
+                compared(&[(Some(1), None, None)]),
+            )
+            .answer("events of pending batches", read(&[(None, 1, 0)]))
             .outcome();
-        assert!(plan.is_ok());
-        let question = asked.last().unwrap();
+        assert_eq!(plan.unwrap().statements.len(), 4);
+        let walk = asked
+            .iter()
+            .find(|question| question.label == "batches")
+            .unwrap();
         assert!(
-            question
-                .sql
-                .contains("WHERE etl_tstamp IS NOT NULL ORDER BY"),
+            walk.sql.contains("WHERE etl_tstamp IS NOT NULL ORDER BY"),
             "{}",
-            question.sql
+            walk.sql
         );
-        assert_eq!(question.params.len(), 2);
+        assert!(walk.params.is_empty());
+    }
+
+    /// Playbooks in the same state must put the same questions to the events, since the host answers those once.
+    #[test]
+    fn questions_about_events_name_no_playbook() {
+        for method in ["btree", "brin"] {
+            let (_, asked) = conversation(method, r#"{"into": "batches"}"#)
+                .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
+                .answer("batches", read(&[(Some("a"), 5, 0), (Some("b"), 1, 0)]))
+                .answer("events without a batch", without(0))
+                .answer(
+                    "batches beside the manifest",
+                    compared(&[(Some(1), None, Some(4)), (Some(2), None, None)]),
+                )
+                .answer("rows of processed batches", counts(&[(1, 5)]))
+                .answer(
+                    "events of pending batches",
+                    read(&[(None, 5, 0), (None, 1, 0)]),
+                )
+                .outcome();
+            let reads_events = |question: &&Question| question.sql.contains("FROM atomic.events");
+            let about_events: Vec<_> = asked.iter().filter(reads_events).collect();
+            assert!(about_events.len() >= 3, "{about_events:#?}");
+            for question in about_events {
+                let names = ["sessions", "derived.manifest"];
+                assert!(
+                    !names.iter().any(|name| question.sql.contains(name)),
+                    "{}",
+                    question.sql
+                );
+            }
+        }
     }
 
     #[test]
     fn slices_of_a_backlog_may_go_back_in_time() {
-        let (_, asked) = conversation("brin", r#"{"into": "batches"}"#)
+        let (plan, asked) = conversation("brin", r#"{"into": "batches"}"#)
             .with_trait("backlog")
             .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
-            .answer("pending batches", found(&[(Some("a"), 1, None)]))
+            .answer(
+                "batches",
+                read(&[(None, 2, 1), (Some("old"), 7, 1), (Some("same"), 5, 0)]),
+            )
+            .answer(
+                "batches beside the manifest",
+                compared(&[(Some(1), None, None), (Some(2), None, Some(5))]),
+            )
             .outcome();
-        let question = asked.last().unwrap();
-        assert!(question.params.is_empty(), "{}", question.sql);
+        let read = asked
+            .iter()
+            .find(|question| question.label == "batches")
+            .unwrap();
+        assert!(read.sql.contains("WHERE true"), "{}", read.sql);
+        assert!(read.params.is_empty());
+        let about = &plan.unwrap().publishes[0].about;
         assert!(
-            question
-                .sql
-                .contains("NOT EXISTS (SELECT FROM derived.manifest AS m"),
-            "{}",
-            question.sql
+            about.contains("\"batches\":1,\"reopened\":0,\"events\":7")
+                && about.contains("\"events_without_batch\":4"),
+            "{about}"
         );
+    }
+
+    #[test]
+    fn very_many_batches_come_page_by_page() {
+        let page: Vec<String> = (0..20_000).map(|n| format!("{n:05}")).collect();
+        let page: Vec<&str> = page.iter().map(String::as_str).collect();
+        let (plan, asked) = conversation("btree", r#"{"into": "batches"}"#)
+            .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
+            .answer("batches", names(&page))
+            .answer("events without a batch", without(0))
+            .answer("batches beside the manifest", compared(&[]))
+            .answer("batches, page 2", names(&["new"]))
+            .answer(
+                "batches beside the manifest, page 2",
+                compared(&[(Some(1), None, None)]),
+            )
+            .answer("events of pending batches, page 2", read(&[(None, 1, 0)]))
+            .outcome();
+        assert_eq!(plan.unwrap().publishes.len(), 1);
+        let params = |label: &str| {
+            let found = asked.iter().find(|question| question.label == label);
+            found.unwrap().params.clone()
+        };
+        let limit = [text("19999")];
+        assert_eq!(params("batches, page 2"), limit);
+        // Which of the manifest's batches are gone is asked of each page for its own stretch.
+        assert_eq!(params("batches beside the manifest")[3..], limit);
+        assert_eq!(params("batches beside the manifest, page 2")[3..], limit);
     }
 
     #[test]
@@ -568,27 +636,64 @@ mod tests {
     fn batches_that_shrank_are_reported_and_left() {
         let (plan, _) = conversation("btree", r#"{"into": "batches"}"#)
             .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
+            .answer("batches", names(&["a", "untimed"]))
+            .answer("events without a batch", without(0))
             .answer(
-                "pending batches",
-                found(&[(Some("a"), 3, Some(5)), (Some("b"), 0, Some(1))]),
+                "batches beside the manifest",
+                compared(&[
+                    (Some(1), None, Some(5)),
+                    (Some(2), None, Some(8)),
+                    (None, Some("b"), Some(1)),
+                ]),
             )
+            .answer("rows of processed batches", counts(&[(1, 3), (2, 9)]))
+            .answer("events of pending batches", read(&[(None, 6, 3)]))
             .outcome();
         let plan = plan.unwrap();
         assert_eq!(plan.ends_run.as_deref(), Some("no new batches"));
         assert!(
-            plan.notes[0].starts_with("3 events are gone from 2 processed batches"),
+            plan.notes[1].starts_with("5 events are gone from 3 processed batches"),
             "{:?}",
             plan.notes
         );
     }
 
     #[test]
+    fn a_batch_seen_in_part_has_not_shrunk() {
+        let numbers = ints(
+            &["place", "events_before"],
+            &[&[Some(1), Some(9)], &[None, Some(4)]],
+        );
+        let beyond = beside(
+            beside(rows(&["gone"], &[&[None], &[Some("b")]]), numbers),
+            bools(&["within"], &[&[Some(false)], &[Some(false)]]),
+        );
+        let (plan, asked) = conversation("brin", r#"{"into": "batches"}"#)
+            .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
+            .answer("batches", read(&[(Some("a"), 3, 0)]))
+            .answer("batches beside the manifest", beyond)
+            .outcome();
+        assert_eq!(plan.unwrap().notes.len(), 1, "the one about the index");
+        assert_eq!(asked.last().unwrap().label, "batches beside the manifest");
+    }
+
+    #[test]
     fn more_than_a_run_takes_is_said_so() {
         let (plan, _) = conversation("btree", r#"{"into": "batches", "max-batches": 1}"#)
             .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
+            .answer("batches", names(&["untimed", "a", "b"]))
+            .answer("events without a batch", without(3))
             .answer(
-                "pending batches",
-                found(&[(None, 3, None), (Some("a"), 3, None), (Some("b"), 1, None)]),
+                "batches beside the manifest",
+                compared(&[
+                    (Some(1), None, None),
+                    (Some(2), None, None),
+                    (Some(3), None, None),
+                ]),
+            )
+            .answer(
+                "events of pending batches",
+                read(&[(None, 0, 2), (None, 3, 0), (None, 1, 0)]),
             )
             .outcome();
         let about = &plan.unwrap().publishes[0].about;
@@ -596,13 +701,20 @@ mod tests {
             about.contains("\"batches\":1") && about.contains("\"more\":true"),
             "{about}"
         );
+        assert!(about.contains("\"first\":\"a\""), "{about}");
     }
 
     #[test]
     fn nothing_pending_ends_the_run_without_a_statement() {
-        let (plan, _) = conversation("btree", r#"{"into": "batches"}"#)
+        let (plan, asked) = conversation("btree", r#"{"into": "batches"}"#)
             .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
-            .answer("pending batches", found(&[(None, 2, None)]))
+            .answer("batches", names(&["a"]))
+            .answer("events without a batch", without(2))
+            .answer(
+                "batches beside the manifest",
+                compared(&[(Some(1), None, Some(7))]),
+            )
+            .answer("rows of processed batches", counts(&[(1, 7)]))
             .outcome();
         let plan = plan.unwrap();
         assert!(plan.statements.is_empty());
@@ -612,6 +724,20 @@ mod tests {
             "{:?}",
             plan.notes
         );
+        assert_eq!(asked.last().unwrap().label, "rows of processed batches");
+    }
+
+    #[test]
+    fn nothing_is_counted_again_without_recount() {
+        let (_, asked) = conversation("btree", r#"{"into": "batches", "recount": "0s"}"#)
+            .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
+            .answer("batches", names(&["a"]))
+            .answer("events without a batch", without(0))
+            .answer("batches beside the manifest", compared(&[]))
+            .outcome();
+        let compare = asked.last().unwrap();
+        assert_eq!(compare.label, "batches beside the manifest");
+        assert_eq!(compare.params[1], stepwell_sdk::Param::Null);
     }
 
     #[test]
