@@ -52,7 +52,10 @@ pub fn components() -> Components {
     static COMPONENTS: OnceLock<Components> = OnceLock::new();
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("components");
     COMPONENTS
-        .get_or_init(|| Components::new(stepwell_builtin::STEPS, Some(cache)))
+        .get_or_init(|| {
+            Components::new(stepwell_builtin::STEPS, Some(cache))
+                .with_compiler(env!("CARGO_BIN_EXE_stepwell-under-test").into())
+        })
         .clone()
 }
 

@@ -9,4 +9,5 @@ mod inputs;
 mod program;
 mod real;
 mod run;
+mod strangers;
 mod workflows;

@@ -47,7 +47,12 @@ impl Context {
     /// The step components, with the user's cache for compiled code.
     pub(crate) fn components(&self) -> Components {
         let cache = project::cache_directory(&|name| std::env::var_os(name).map(PathBuf::from));
-        Components::new(stepwell_builtin::STEPS, cache)
+        let components = Components::new(stepwell_builtin::STEPS, cache);
+        match std::env::current_exe() {
+            Ok(program) => components.with_compiler(program),
+            // A third party's step that is not compiled yet is then refused, and says so.
+            Err(_) => components,
+        }
     }
 
     pub(crate) fn run_options(&self) -> RunOptions {

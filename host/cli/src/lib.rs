@@ -37,6 +37,11 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> u8 {
+    let arguments = std::env::args_os().skip(1);
+    let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
+    if let Some(code) = stepwell_sandbox::compile_for_parent(arguments, stdin, stdout) {
+        return code;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -5,9 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use stepwell_sandbox::{Component, Digest, Kind, Sandbox, SandboxError, SandboxOptions, describe};
+use stepwell_sandbox::{
+    COMPONENT_BYTES_MAX, ChildCompiler, Component, Digest, Kind, STRANGER_BYTES_MAX, Sandbox,
+    SandboxError, SandboxOptions, describe,
+};
 use stepwell_workflow::{
-    LoadError, PluginEntry, PluginKind, Step, StepKind, StepKinds, Trust, Workflow,
+    LimitKey, LoadError, PluginEntry, PluginKind, Step, StepKind, StepKinds, Trust, Workflow,
 };
 
 use crate::conversation::blocking;
@@ -22,6 +25,8 @@ pub struct Components(Arc<Inner>);
 struct Inner {
     builtin: &'static [(&'static str, &'static [u8])],
     cache_dir: Option<PathBuf>,
+    /// Who compiles the components of third parties.
+    compiler: Option<ChildCompiler>,
     /// Bytes of declared plugins by their file, as they were when their description was read.
     declared: Mutex<BTreeMap<PathBuf, Arc<[u8]>>>,
     sandbox: OnceLock<Sandbox>,
@@ -35,7 +40,7 @@ type Slot = Arc<Mutex<Option<Component>>>;
 #[derive(Clone)]
 enum Bytes {
     Embedded(&'static [u8]),
-    Read(Arc<[u8]>),
+    Read(Arc<[u8]>, Trust),
 }
 
 impl std::ops::Deref for Bytes {
@@ -44,7 +49,7 @@ impl std::ops::Deref for Bytes {
     fn deref(&self) -> &[u8] {
         match self {
             Self::Embedded(bytes) => bytes,
-            Self::Read(bytes) => bytes,
+            Self::Read(bytes, _) => bytes,
         }
     }
 }
@@ -58,10 +63,21 @@ impl Components {
         Self(Arc::new(Inner {
             builtin,
             cache_dir,
+            compiler: None,
             declared: Mutex::new(BTreeMap::new()),
             sandbox: OnceLock::new(),
             loaded: Mutex::new(BTreeMap::new()),
         }))
+    }
+
+    /// Returns the same with a program that compiles the components of third parties: this one, or another that calls
+    /// [`compile_for_parent`](stepwell_sandbox::compile_for_parent). To be called before the first clone is made.
+    #[must_use]
+    pub fn with_compiler(mut self, program: PathBuf) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.compiler = Some(ChildCompiler::new(program));
+        }
+        self
     }
 
     /// Returns the components of steps, given by their index, compiling side by side what is not cached.
@@ -90,12 +106,10 @@ impl Components {
             .declared
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let file = workflow
-            .plugins
-            .get(&step.uses)
-            .map(|entry| file(entry, workflow.source_file.folder()));
-        let found = match file {
-            Some(file) => declared.get(&file).cloned().map(Bytes::Read),
+        let found = match workflow.plugins.get(&step.uses) {
+            Some(entry) => declared
+                .get(&file(entry, workflow.source_file.folder()))
+                .map(|bytes| Bytes::Read(Arc::clone(bytes), entry.trust)),
             None => self.0.embedded(&step.uses).map(Bytes::Embedded),
         };
         found.ok_or_else(|| {
@@ -142,6 +156,7 @@ impl Inner {
         if self.sandbox.get().is_none() {
             let options = SandboxOptions {
                 cache_dir: self.cache_dir.clone(),
+                compiler: self.compiler.clone(),
                 ..SandboxOptions::default()
             };
             let sandbox = Sandbox::new(options).map_err(|source| {
@@ -157,7 +172,7 @@ impl Inner {
     }
 
     /// Loads a component unless somebody did; two who want the same one at once load it once.
-    fn load(&self, sandbox: &Sandbox, bytes: &[u8]) -> Result<Component, SandboxError> {
+    fn load(&self, sandbox: &Sandbox, bytes: &Bytes) -> Result<Component, SandboxError> {
         let slot = {
             let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(loaded.entry(Digest::of(bytes)).or_default())
@@ -166,7 +181,10 @@ impl Inner {
         if let Some(component) = &*slot {
             return Ok(component.clone());
         }
-        let component = sandbox.load(bytes)?;
+        let component = match bytes {
+            Bytes::Read(bytes, Trust::ThirdParty) => sandbox.load_stranger(bytes)?,
+            bytes => sandbox.load(bytes)?,
+        };
         *slot = Some(component.clone());
         Ok(component)
     }
@@ -201,6 +219,25 @@ impl StepKinds for Components {
                 ),
                 "If your own team wrote it, say `trust: own`: its statements then run under the workflow's login.",
             ));
+        }
+        let most = match (plugin.limits.get(LimitKey::Component), plugin.trust) {
+            (Some(most), _) => most,
+            (None, Trust::Own) => COMPONENT_BYTES_MAX as u64,
+            (None, Trust::ThirdParty) => STRANGER_BYTES_MAX as u64,
+        };
+        if let Ok(found) = fs::metadata(&file)
+            && found.len() > most
+        {
+            let help = format!(
+                "If a component of this size is wanted, raise `plugins.{}.limits.component`.",
+                plugin.name
+            );
+            let message = format!(
+                "component {} has {} bytes, the limit is {most}",
+                file.display(),
+                found.len()
+            );
+            return Err(error(message, &help));
         }
         let bytes = fs::read(&file).map_err(|source| {
             error(

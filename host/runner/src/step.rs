@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use stepwell_sandbox::contract::{Plan, Relation, RunInfo};
 use stepwell_sandbox::{Component, Limits};
-use stepwell_workflow::{Step, Workflow};
+use stepwell_workflow::{LimitKey, Step, Trust, Workflow};
 
 use crate::conversation::Conversation;
 use crate::error::StepPlace;
@@ -111,7 +111,7 @@ impl<'a> Steps<'a> {
         self.workflow
             .plugins
             .get(uses)
-            .and_then(|entry| entry.limits.wall)
+            .and_then(|entry| entry.limits.duration(LimitKey::Wall))
     }
 
     pub(crate) fn place(&self, index: usize) -> StepPlace {
@@ -232,13 +232,90 @@ pub(crate) fn gate(workflow: &Workflow) -> Option<usize> {
     workflow.steps.iter().position(|step| step.kind.gate)
 }
 
-/// The limits of a step: those of our own plugins, changed by what the workflow says.
+/// The limits of a step: those of our own plugins or of a stranger's, changed by what the workflow says.
 fn limits(workflow: &Workflow, step: &Step) -> Limits {
-    let mut limits = Limits::own();
-    if let Some(entry) = workflow.plugins.get(&step.uses) {
-        limits.memory_bytes = entry.limits.memory.unwrap_or(limits.memory_bytes);
-        limits.cpu = entry.limits.cpu.unwrap_or(limits.cpu);
-        limits.wall = entry.limits.wall.unwrap_or(limits.wall);
-    }
+    let Some(entry) = workflow.plugins.get(&step.uses) else {
+        return Limits::own();
+    };
+    let limits = match entry.trust {
+        Trust::Own => Limits::own(),
+        Trust::ThirdParty => Limits::third_party(),
+    };
+    entry
+        .limits
+        .iter()
+        .fold(limits, |limits, (key, value)| with(limits, key, value))
+}
+
+/// Changes one limit. Those of the database's time are for the session that the step's statements run on.
+fn with(mut limits: Limits, key: LimitKey, value: u64) -> Limits {
+    let field = match key {
+        LimitKey::Cpu => {
+            limits.cpu = Duration::from_micros(value);
+            return limits;
+        }
+        LimitKey::CpuPerCall => {
+            limits.call_cpu = Duration::from_micros(value);
+            return limits;
+        }
+        LimitKey::Wall => {
+            limits.wall = Duration::from_micros(value);
+            return limits;
+        }
+        LimitKey::Memory => &mut limits.memory_bytes,
+        LimitKey::TableElements => &mut limits.table_elements,
+        LimitKey::Handover => &mut limits.hostcall_bytes,
+        LimitKey::LogLines => &mut limits.log_lines,
+        LimitKey::LogBytes => &mut limits.log_bytes,
+        LimitKey::LogLine => &mut limits.line_bytes,
+        LimitKey::Sql => &mut limits.sql_bytes,
+        LimitKey::Statements => &mut limits.statements,
+        LimitKey::Questions => &mut limits.questions,
+        LimitKey::Params => &mut limits.params,
+        LimitKey::Text => &mut limits.text_bytes,
+        LimitKey::Reply => &mut limits.reply_bytes,
+        LimitKey::Handles => &mut limits.handles,
+        LimitKey::Component
+        | LimitKey::RowsOut
+        | LimitKey::BytesOut
+        | LimitKey::StatementTimeout
+        | LimitKey::LockTimeout
+        | LimitKey::DatabaseTime => return limits,
+    };
+    *field = value;
     limits
+}
+
+#[cfg(test)]
+mod tests {
+    use stepwell_sandbox::Limit;
+    use stepwell_workflow::LimitUnit;
+
+    use super::*;
+
+    /// A message that tells people to raise a key which does not exist would send them round in circles.
+    #[test]
+    fn each_limit_that_can_be_broken_has_a_key_that_raises_it() {
+        for limit in Limit::ALL {
+            let named = LimitKey::ALL
+                .into_iter()
+                .find(|key| key.name() == limit.key());
+            let key = named.unwrap_or_else(|| panic!("{limit:?} has no key"));
+            assert_ne!(with(Limits::own(), key, 7), Limits::own(), "{limit:?}");
+        }
+    }
+
+    #[test]
+    fn values_arrive_in_their_unit() {
+        for key in LimitKey::ALL {
+            let changed = with(Limits::own(), key, 1_500_000);
+            let cpu = [changed.cpu, changed.call_cpu, changed.wall];
+            match key.unit() {
+                LimitUnit::Duration if changed != Limits::own() => {
+                    assert!(cpu.contains(&Duration::from_millis(1_500)), "{key:?}");
+                }
+                _ => assert!(!cpu.contains(&Duration::from_millis(1_500)), "{key:?}"),
+            }
+        }
+    }
 }

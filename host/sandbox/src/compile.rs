@@ -1,11 +1,11 @@
-//! The one place where a plugin's bytes meet the compiler.
+//! The one place where a plugin's bytes meet the compiler: bytes in, artefact out.
 //!
-//! Compiling is the part of the sandbox that wasmtime does not bound in time or memory. It happens
-//! in this process today; to move untrusted bytes into a child process with limits, [`compile`] is
-//! the function to replace: bytes in, artefact out, and nothing else of the crate sees the
-//! compiler.
+//! Compiling is the part of the sandbox that wasmtime does not bound in time or memory. Components of our own are
+//! compiled in this process; a stranger's in a child, see [`child`].
 
 use wasmtime::Engine;
+
+pub(crate) mod child;
 
 /// Returns the artefact for this engine, as [`wasmtime::component::Component::deserialize`] takes
 /// it.

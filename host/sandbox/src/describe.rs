@@ -10,8 +10,12 @@ use crate::version::{Fit, HAS, Version};
 
 mod scan;
 
-/// Largest component that [`describe`] and [`inspect`] read, in bytes.
-pub const COMPONENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Largest component that is read at all, in bytes. Those in Rust have some hundred KiB; languages that bring an
+/// interpreter along need tens of MiB.
+pub const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Largest component of a third party, in bytes, unless the workflow allows it more.
+pub const STRANGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Largest description, in bytes.
 pub const DESCRIPTION_BYTES_MAX: usize = 256 * 1024;
@@ -149,14 +153,10 @@ pub fn describe(bytes: &[u8]) -> Result<Description, DescribeError> {
 ///
 /// As [`describe`].
 pub fn inspect(bytes: &[u8]) -> Result<Inspection, DescribeError> {
-    inspect_up_to(bytes, COMPONENT_BYTES_MAX)
-}
-
-pub(crate) fn inspect_up_to(bytes: &[u8], limit_bytes: usize) -> Result<Inspection, DescribeError> {
-    if bytes.len() > limit_bytes {
+    if bytes.len() > COMPONENT_BYTES_MAX {
         return Err(DescribeError::TooLarge {
             size_bytes: bytes.len(),
-            limit_bytes,
+            limit_bytes: COMPONENT_BYTES_MAX,
         });
     }
     if Engine::detect_precompiled(bytes).is_some() {

@@ -30,7 +30,7 @@
 //!
 //! What it does not do: it does not run, check or understand SQL, knows no grants and no database,
 //! and does not decide whom to trust. Reducers are recognised and checked, and not called yet.
-//! Compiling is not bounded in time.
+//! Compiling is bounded in memory and time for strangers' components alone, in a child process ([`ChildCompiler`]).
 
 mod bindings;
 mod cache;
@@ -55,10 +55,11 @@ mod version;
 mod wasi;
 
 pub use call::CallError;
+pub use compile::child::{ARGUMENT, ChildCompiler, ChildError, compile_for_parent};
 pub use component::Component;
 pub use describe::{
     COMPONENT_BYTES_MAX, DESCRIPTION_BYTES_MAX, DescribeError, Description, Inspection, Kind,
-    SECTION, describe, inspect,
+    SECTION, STRANGER_BYTES_MAX, describe, inspect,
 };
 pub use digest::{Digest, ParseDigestError};
 pub use imports::RefusedImport;

@@ -11,13 +11,16 @@ const MIB: u64 = 1024 * KIB;
 /// What one attempt of a step may use. All bounds are included: a plugin may use exactly this much.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Linear memory, the sum over all memories of the component, in bytes.
+    /// Linear memory, the sum over all memories of the component, with what the host keeps for it (table elements and
+    /// log lines), in bytes.
     pub memory_bytes: u64,
     /// Table elements, the sum over all tables.
     pub table_elements: u64,
     /// CPU time of the thread while the plugin runs, over all calls of the attempt. Checked every
     /// 10 ms.
     pub cpu: Duration,
+    /// CPU time of one call. Checked every 10 ms.
+    pub call_cpu: Duration,
     /// Time since the attempt began, the host's own work between calls included.
     pub wall: Duration,
     /// What the plugin may hand over in one call of the host or in one reply, in bytes of host
@@ -52,6 +55,7 @@ impl Limits {
             memory_bytes: 512 * MIB,
             table_elements: 100_000,
             cpu: Duration::from_secs(10 * 60),
+            call_cpu: Duration::from_secs(30),
             wall: Duration::from_secs(60 * 60),
             hostcall_bytes: 32 * MIB,
             log_lines: 10_000,
@@ -73,6 +77,7 @@ impl Limits {
             memory_bytes: 128 * MIB,
             table_elements: 20_000,
             cpu: Duration::from_secs(60),
+            call_cpu: Duration::from_secs(2),
             wall: Duration::from_secs(15 * 60),
             hostcall_bytes: 16 * MIB,
             log_lines: 1_000,
@@ -99,6 +104,8 @@ pub enum Limit {
     TableElements,
     /// [`Limits::cpu`].
     Cpu,
+    /// [`Limits::call_cpu`].
+    CallCpu,
     /// [`Limits::wall`].
     Wall,
     /// [`Limits::hostcall_bytes`].
@@ -118,32 +125,52 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// Returns the setting that raises the limit for a plugin, for example
-    /// `plugins.engaged-time.limits.memory`. Limits without a key of their own are raised by trust.
-    pub fn setting(self, plugin: &str) -> String {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Memory,
+        Self::TableElements,
+        Self::Cpu,
+        Self::CallCpu,
+        Self::Wall,
+        Self::Hostcall,
+        Self::Sql,
+        Self::Statements,
+        Self::Questions,
+        Self::Params,
+        Self::Text,
+        Self::Reply,
+    ];
+
+    /// Returns the key under `limits:` of the plugin that raises the limit.
+    pub fn key(self) -> &'static str {
         match self {
-            Self::Memory => format!("plugins.{plugin}.limits.memory"),
-            Self::Cpu => format!("plugins.{plugin}.limits.cpu"),
-            Self::Wall => format!("plugins.{plugin}.limits.wall"),
-            _ => format!("plugins.{plugin}.trust"),
+            Self::Memory => "memory",
+            Self::TableElements => "table-elements",
+            Self::Cpu => "cpu",
+            Self::CallCpu => "cpu-per-call",
+            Self::Wall => "wall",
+            Self::Hostcall => "handover",
+            Self::Sql => "sql",
+            Self::Statements => "statements",
+            Self::Questions => "questions",
+            Self::Params => "params",
+            Self::Text => "text",
+            Self::Reply => "reply",
         }
     }
 
     /// Returns what to do about a plugin that rightly needs more, as a sentence.
     pub fn help(self, plugin: &str) -> String {
-        let setting = self.setting(plugin);
-        match self {
-            Self::Memory | Self::Cpu | Self::Wall => {
-                format!("If the plugin needs more, raise `{setting}` in the workflow file.")
-            }
-            _ => format!("If your team builds the plugin, `{setting}: own` allows it more."),
-        }
+        format!(
+            "If the plugin rightly needs more, raise `plugins.{plugin}.limits.{}` in the workflow file.",
+            self.key()
+        )
     }
 
     fn unit(self) -> Unit {
         match self {
             Self::Memory | Self::Hostcall | Self::Sql | Self::Text | Self::Reply => Unit::Bytes,
-            Self::Cpu | Self::Wall => Unit::Milliseconds,
+            Self::Cpu | Self::CallCpu | Self::Wall => Unit::Milliseconds,
             Self::TableElements | Self::Statements | Self::Questions | Self::Params => Unit::Count,
         }
     }
@@ -248,23 +275,11 @@ mod tests {
     }
 
     #[test]
-    fn names_the_setting_that_raises_it() {
-        assert_eq!(
-            Limit::Memory.setting("engaged-time"),
-            "plugins.engaged-time.limits.memory"
-        );
-        assert_eq!(
-            Limit::Sql.setting("engaged-time"),
-            "plugins.engaged-time.trust"
-        );
-    }
-
-    #[test]
     fn strangers_get_no_more_than_our_own() {
         let (own, third) = (Limits::own(), Limits::third_party());
 
         assert!(third.memory_bytes < own.memory_bytes);
-        assert!(third.cpu < own.cpu && third.wall < own.wall);
+        assert!(third.cpu < own.cpu && third.call_cpu < own.call_cpu && third.wall < own.wall);
         assert!(third.sql_bytes < own.sql_bytes && third.statements < own.statements);
     }
 }

@@ -146,6 +146,11 @@ impl Log {
         std::mem::take(&mut self.lines).into()
     }
 
+    /// Returns the bytes of the lines kept.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Returns how many lines gave way to newer ones.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped

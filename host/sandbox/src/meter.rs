@@ -16,7 +16,10 @@ pub(crate) struct Meter {
     memory_bytes: u64,
     table_limit: u64,
     table_elements: u64,
+    /// What the host keeps for the plugin, in bytes: log lines.
+    held_bytes: u64,
     cpu_limit: Duration,
+    call_cpu_limit: Duration,
     cpu_before: Duration,
     /// Thread CPU time at which the running call began.
     cpu_at_entry: Duration,
@@ -32,6 +35,8 @@ impl Meter {
     const MEMORIES: usize = 4;
     /// Tables over all of them.
     const TABLES: usize = 16;
+    /// What an element of a table takes of the host's memory: a pointer.
+    const TABLE_ELEMENT_BYTES: u64 = 8;
 
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
@@ -39,7 +44,9 @@ impl Meter {
             memory_bytes: 0,
             table_limit: limits.table_elements,
             table_elements: 0,
+            held_bytes: 0,
             cpu_limit: limits.cpu,
+            call_cpu_limit: limits.call_cpu,
             cpu_before: Duration::ZERO,
             cpu_at_entry: Duration::ZERO,
             wall_limit: limits.wall,
@@ -63,9 +70,14 @@ impl Meter {
     /// CPU time comes from the thread's own clock rather than from counting ticks, so that a plugin
     /// on a busy machine does not pay for its neighbours.
     pub(crate) fn check_time(&mut self) -> Result<(), LimitError> {
-        let cpu = self.cpu_before + thread_cpu().saturating_sub(self.cpu_at_entry);
+        let of_call = thread_cpu().saturating_sub(self.cpu_at_entry);
+        let cpu = self.cpu_before + of_call;
         if cpu > self.cpu_limit {
             return Err(self.breached(Limit::Cpu, "CPU time", millis(self.cpu_limit), millis(cpu)));
+        }
+        if of_call > self.call_cpu_limit {
+            let (allowed, asked) = (millis(self.call_cpu_limit), millis(of_call));
+            return Err(self.breached(Limit::CallCpu, "CPU time of one call", allowed, asked));
         }
         self.check_wall()
     }
@@ -103,6 +115,30 @@ impl Meter {
         self.breach.take()
     }
 
+    /// Notes how much the host keeps for the plugin.
+    pub(crate) fn hold(&mut self, held_bytes: u64) -> Result<(), LimitError> {
+        self.check_memory(self.memory_bytes, self.table_elements, held_bytes)?;
+        self.held_bytes = held_bytes;
+        Ok(())
+    }
+
+    /// All that the plugin takes of the host's memory draws on one sum.
+    fn check_memory(
+        &mut self,
+        memory_bytes: u64,
+        table_elements: u64,
+        held_bytes: u64,
+    ) -> Result<(), LimitError> {
+        let tables = table_elements.saturating_mul(Self::TABLE_ELEMENT_BYTES);
+        let asked = memory_bytes
+            .saturating_add(tables)
+            .saturating_add(held_bytes);
+        match asked > self.memory_limit {
+            true => Err(self.breached(Limit::Memory, "memory", self.memory_limit, asked)),
+            false => Ok(()),
+        }
+    }
+
     fn breached(&mut self, limit: Limit, what: &str, allowed: u64, asked: u64) -> LimitError {
         let error = LimitError::new(limit, what, allowed, asked);
         self.breach.get_or_insert_with(|| error.clone());
@@ -123,14 +159,12 @@ impl ResourceLimiter for Meter {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        let asked = self.memory_bytes.saturating_add(grown(current, desired));
-        if asked > self.memory_limit {
-            let error = self.breached(Limit::Memory, "memory", self.memory_limit, asked);
-            // An error traps at once. To answer "no" would let the plugin's allocator abort with a
-            // message of its own.
-            return Err(wasmtime::Error::new(error));
-        }
-        self.memory_bytes = asked;
+        let memory_bytes = self.memory_bytes.saturating_add(grown(current, desired));
+        // An error traps at once. To answer "no" would let the plugin's allocator abort with a
+        // message of its own.
+        self.check_memory(memory_bytes, self.table_elements, self.held_bytes)
+            .map_err(wasmtime::Error::new)?;
+        self.memory_bytes = memory_bytes;
         Ok(true)
     }
 
@@ -153,6 +187,8 @@ impl ResourceLimiter for Meter {
                 asked,
             )));
         }
+        self.check_memory(self.memory_bytes, asked, self.held_bytes)
+            .map_err(wasmtime::Error::new)?;
         self.table_elements = asked;
         Ok(true)
     }
@@ -251,8 +287,23 @@ mod tests {
     }
 
     #[test]
+    fn what_the_host_keeps_counts_as_memory() {
+        let mut meter = meter(PAGE as u64 + 100);
+        assert!(meter.memory_growing(0, PAGE, None).expect("it fits"));
+        meter.hold(60).expect("it fits");
+        assert!(meter.table_growing(0, 5, None).expect("up to the limit"));
+
+        assert_eq!(
+            meter.hold(61).expect_err("too much").asked,
+            Some(PAGE as u64 + 101)
+        );
+        meter.hold(0).expect("what is given back is free");
+        assert!(meter.table_growing(5, 10, None).expect("it fits again"));
+    }
+
+    #[test]
     fn tables_draw_on_one_sum() {
-        let mut meter = meter(0);
+        let mut meter = meter(1_000);
 
         assert!(meter.table_growing(0, 6, None).expect("first table"));
         assert!(meter.table_growing(0, 5, None).is_err());

@@ -10,8 +10,9 @@ use wasmtime::component::{HasSelf, Linker};
 
 use crate::bindings::{planner::Planner, wasi::Wasi};
 use crate::cache::Cache;
+use crate::compile::child::{self, ChildCompiler, ChildError};
 use crate::component::{Component, Program};
-use crate::describe::{COMPONENT_BYTES_MAX, DescribeError, Inspection, Kind, inspect_up_to};
+use crate::describe::{DescribeError, Inspection, Kind, inspect};
 use crate::imports::{self, RefusedImport};
 use crate::state::State;
 use crate::ticker::Ticker;
@@ -22,7 +23,16 @@ pub struct Sandbox {
     runtime: Arc<Runtime>,
     linker: Linker<State>,
     cache: Option<Cache>,
-    component_bytes_max: usize,
+    compiler: Option<ChildCompiler>,
+}
+
+/// Who made a component, and so where it is compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Maker {
+    /// We, or the people who run it: in this process.
+    Own,
+    /// A stranger: in a child with limits.
+    Stranger,
 }
 
 /// How to set up a [`Sandbox`].
@@ -33,17 +43,17 @@ pub struct SandboxOptions {
     pub cache_dir: Option<PathBuf>,
     /// Size up to which compiled components are kept, in bytes; those used longest ago go first.
     pub cache_bytes_max: u64,
-    /// Largest component that is loaded, in bytes.
-    pub component_bytes_max: usize,
+    /// Who compiles components of strangers; without it they are loaded from the cache alone.
+    pub compiler: Option<ChildCompiler>,
 }
 
 impl Default for SandboxOptions {
-    /// No cache directory; 512 MiB in it; components up to [`COMPONENT_BYTES_MAX`].
+    /// No cache directory; 512 MiB in it; no compiler for strangers.
     fn default() -> Self {
         Self {
             cache_dir: None,
             cache_bytes_max: 512 * 1024 * 1024,
-            component_bytes_max: COMPONENT_BYTES_MAX,
+            compiler: None,
         }
     }
 }
@@ -77,6 +87,10 @@ pub enum SandboxError {
     Export { kind: Kind, exports: Vec<String> },
     #[error("could not compile the component")]
     Compile { source: EngineError },
+    #[error("could not compile the component of a third party")]
+    CompileInChild { source: ChildError },
+    #[error("there is no process in which the component of a third party could be compiled")]
+    NoCompiler,
     #[error("the component does not fit the interfaces that it imports or exports")]
     Link { source: EngineError },
 }
@@ -99,12 +113,11 @@ impl Sandbox {
         let cache = options
             .cache_dir
             .and_then(|dir| Cache::open(&dir, &engine, options.cache_bytes_max));
-        let component_bytes_max = options.component_bytes_max;
         Ok(Self {
             runtime: Arc::new(Runtime { engine, ticker }),
             linker,
             cache,
-            component_bytes_max,
+            compiler: options.compiler,
         })
     }
 
@@ -119,7 +132,20 @@ impl Sandbox {
     /// If the bytes are no component, do not describe themselves, import what steps are not given,
     /// do not export what they describe, or do not compile.
     pub fn load(&self, bytes: &[u8]) -> Result<Component, SandboxError> {
-        let inspection = inspect_up_to(bytes, self.component_bytes_max)?;
+        self.load_of(bytes, Maker::Own)
+    }
+
+    /// As [`load`](Self::load), for a component of a stranger: it is compiled in a child process with limits.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load); also if compiling takes too much, or there is no child to do it.
+    pub fn load_stranger(&self, bytes: &[u8]) -> Result<Component, SandboxError> {
+        self.load_of(bytes, Maker::Stranger)
+    }
+
+    fn load_of(&self, bytes: &[u8], maker: Maker) -> Result<Component, SandboxError> {
+        let inspection = inspect(bytes)?;
         let refused = imports::refused(&inspection.imports);
         if !refused.is_empty() {
             return Err(SandboxError::Imports(refused));
@@ -131,7 +157,7 @@ impl Sandbox {
                 exports: inspection.exports,
             });
         }
-        let (compiled, artefact_bytes, cached) = self.compiled(bytes, &inspection)?;
+        let (compiled, artefact_bytes, cached) = self.compiled(bytes, &inspection, maker)?;
         let program =
             Program::link(kind, &self.linker, &compiled).map_err(|error| SandboxError::Link {
                 source: error.into(),
@@ -151,6 +177,7 @@ impl Sandbox {
         &self,
         bytes: &[u8],
         inspection: &Inspection,
+        maker: Maker,
     ) -> Result<(wasmtime::component::Component, u64, bool), SandboxError> {
         let engine = &self.runtime.engine;
         let digest = inspection.digest;
@@ -160,12 +187,17 @@ impl Sandbox {
         let on_compile = |error: wasmtime::Error| SandboxError::Compile {
             source: error.into(),
         };
-        let artefact = compile::compile(engine, bytes).map_err(on_compile)?;
+        let artefact = match (maker, &self.compiler) {
+            (Maker::Own, _) => compile::compile(engine, bytes).map_err(on_compile)?,
+            (Maker::Stranger, Some(compiler)) => child::compile_in(compiler, bytes)
+                .map_err(|source| SandboxError::CompileInChild { source })?,
+            (Maker::Stranger, None) => return Err(SandboxError::NoCompiler),
+        };
         let size = artefact.len() as u64;
         if let Some(cache) = &self.cache {
             cache.store(digest, &artefact);
         }
-        // SAFETY: the compiler made these bytes for this engine just now.
+        // SAFETY: the compiler made these bytes for this engine just now, here or in a child that is this program.
         let component = unsafe { wasmtime::component::Component::deserialize(engine, &artefact) }
             .map_err(on_compile)?;
         Ok((component, size, false))

@@ -41,7 +41,9 @@ impl log::Host for State {
             log::Level::Error => Level::Error,
         };
         self.log.emit(level, &message, &fields);
-        Ok(())
+        self.meter
+            .hold(self.log.bytes())
+            .map_err(wasmtime::Error::new)
     }
 
     fn progress(&mut self, done: u64, total: Option<u64>, label: String) -> Result<()> {

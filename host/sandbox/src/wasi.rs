@@ -308,6 +308,9 @@ impl streams::HostOutputStream for State {
             Stream::Stderr
         };
         self.log.write(stream, &contents);
+        self.meter
+            .hold(self.log.bytes())
+            .map_err(wasmtime::Error::new)?;
         Ok(Ok(()))
     }
 

@@ -3,6 +3,7 @@
 //! Every reader returns none after reporting a problem, so that a check goes on and finds the next
 //! one.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use stepwell_sql::TableName;
@@ -166,6 +167,29 @@ pub(crate) fn column(node: &Node, what: &str, problems: &mut Problems) -> Option
         Ok(_) => Some(name.trim().to_owned()),
         Err(_) => {
             mismatch(node, what, expected, problems);
+            None
+        }
+    }
+}
+
+/// Reads a whole number within a range, both ends included. A variable may stand for it.
+pub(crate) fn whole(
+    entry: &Entry,
+    range: RangeInclusive<u64>,
+    problems: &mut Problems,
+) -> Option<u64> {
+    let written = match &entry.value.kind {
+        Kind::Number(_, written) => written.as_str(),
+        Kind::Text(text) if text.written.is_some() => text.value.trim(),
+        Kind::Unknown => return None,
+        _ => "",
+    };
+    match written.parse() {
+        Ok(number) if range.contains(&number) => Some(number),
+        _ => {
+            let (least, most) = range.into_inner();
+            let expected = format!("a whole number from {least} to {most}");
+            mismatch(&entry.value, &key(entry), &expected, problems);
             None
         }
     }

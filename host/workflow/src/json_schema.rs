@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::kinds::StepKinds;
+use crate::limits::{LimitKey, LimitUnit};
 
 /// Returns the JSON Schema (draft 2020-12) of a workflow file, with the built-in steps' settings.
 ///
@@ -245,6 +246,25 @@ fn connection() -> Value {
     )
 }
 
+fn limits() -> Value {
+    let keys = LimitKey::ALL.map(|limit| {
+        let of_unit = match limit.unit() {
+            LimitUnit::Size => of("size", limit.about()),
+            LimitUnit::Duration => of("duration", limit.about()),
+            LimitUnit::Count => json!({
+                "description": limit.about(),
+                "anyOf": [{"type": "integer", "minimum": 1}, {"$ref": "#/$defs/variable"}],
+            }),
+        };
+        (limit.name().to_owned(), of_unit)
+    });
+    map(
+        "What the plugin may use.",
+        &[],
+        &Value::Object(keys.into_iter().collect()),
+    )
+}
+
 fn definitions() -> Map<String, Value> {
     // A text with a variable in it fits everywhere: what it stands for, only a check knows.
     let text = |pattern: &str, example: &str| {
@@ -292,11 +312,7 @@ fn definitions() -> Map<String, Value> {
                 },
             })),
             "connection": connection(),
-            "limits": map("What one call may use.", &[], &json!({
-                "memory": of("size", "Memory, at most 4GiB."),
-                "cpu": of("duration", "Time on the processor."),
-                "wall": of("duration", "Time on the clock."),
-            })),
+            "limits": limits(),
         })),
         "digest": text("^sha256:[0-9a-fA-F]{64}$", "sha256:…"),
     });

@@ -69,6 +69,7 @@ mod check;
 mod fields;
 mod json_schema;
 mod kinds;
+mod limits;
 mod name;
 mod problem;
 mod quantity;
@@ -82,6 +83,7 @@ mod workflow;
 pub use check::{FORMAT, STEPS_MAX};
 pub use json_schema::json_schema;
 pub use kinds::{LoadError, PluginKind, StepKind, StepKinds};
+pub use limits::{LimitKey, LimitUnit, Limits};
 pub use name::{PLAYBOOK_BYTES_MAX, Playbook, PlaybookError};
 pub use problem::{PROBLEMS_MAX, Problem, Severity};
 pub use read::{FILE_BYTES_MAX, Outcome};
@@ -90,6 +92,6 @@ pub use stepwell_sql::TableName;
 pub use substitute::Inputs;
 pub use tree::{DEPTH_MAX, NODES_MAX};
 pub use workflow::{
-    Connection, Context, Grants, Limits, Login, Lookback, PluginEntry, RETRIES_MAX, Schemas,
-    Secret, Source, StatementGrant, Step, Trust, Warehouse, Workflow,
+    Connection, Context, Grants, Login, Lookback, PluginEntry, RETRIES_MAX, Schemas, Secret,
+    Source, StatementGrant, Step, Trust, Warehouse, Workflow,
 };

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use stepwell_sql::TableName;
 
 use crate::kinds::StepKind;
+use crate::limits::Limits;
 use crate::name::Playbook;
 use crate::source_file::{SourceFile, Span};
 
@@ -236,7 +237,7 @@ pub struct PluginEntry {
     /// How a third party's plugin logs in; none on the private local Postgres, where its role is
     /// made by itself, and for plugins of our own.
     pub connection: Option<Connection>,
-    /// What one call may use; what is not set is left to the runner.
+    /// What it may use; what is not set is left to the runner.
     pub limits: Limits,
     /// The plugin's name in the file.
     pub span: Span,
@@ -328,17 +329,6 @@ pub enum Login {
         /// Its password; none where the server lets it in by other means.
         password: Option<Secret>,
     },
-}
-
-/// What one call of a plugin may use. All are more than zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Limits {
-    /// Memory, in bytes.
-    pub memory: Option<u64>,
-    /// Time on the processor.
-    pub cpu: Option<Duration>,
-    /// Time on the clock.
-    pub wall: Option<Duration>,
 }
 
 /// One entry of `steps:`.

@@ -49,6 +49,18 @@ fn a_loop_ends_when_its_cpu_time_is_used_up() {
 }
 
 #[test]
+fn one_call_may_not_use_up_the_time_of_all() {
+    let limits = Limits {
+        call_cpu: Duration::from_millis(50),
+        ..Limits::third_party()
+    };
+
+    let error = broken(&limits, "spin", 0);
+
+    assert_eq!((error.limit, error.allowed), (Limit::CallCpu, 50));
+}
+
+#[test]
 fn a_loop_ends_when_its_time_on_the_clock_is_used_up() {
     let limits = Limits {
         wall: Duration::from_millis(50),
@@ -205,6 +217,23 @@ fn a_flood_of_lines_is_kept_in_part_and_is_no_error() {
     assert_eq!(attempt.log().len(), 50);
     assert_eq!(attempt.log()[49].message, "4999");
     assert_eq!(attempt.log_dropped(), 2 * 5_000 - 50);
+}
+
+/// What the host keeps for a plugin is paid from the same memory as the plugin's own.
+#[test]
+fn lines_that_are_kept_count_as_memory() {
+    let mut limits = Limits {
+        log_lines: 1_000_000,
+        log_bytes: 64 * MIB,
+        ..Limits::third_party()
+    };
+    let mut attempt = attempt(&limits);
+    attempt.next(&run("ok", 0), &[]).expect("it fits");
+    limits.memory_bytes = attempt.memory_bytes() + MIB;
+
+    let error = broken(&limits, "flood", 20_000);
+
+    assert_eq!(error.limit, Limit::Memory);
 }
 
 #[test]

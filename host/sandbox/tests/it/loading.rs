@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use stepwell_sandbox::contract::Reply;
 use stepwell_sandbox::{
-    CallError, DescribeError, Digest, Kind, Limits, Sandbox, SandboxError, SandboxOptions,
-    describe, inspect,
+    COMPONENT_BYTES_MAX, CallError, DescribeError, Digest, Kind, Limits, Sandbox, SandboxError,
+    SandboxOptions, describe, inspect,
 };
 
 use crate::guests::{AS_OF_US, COMPONENT, FILES, PLANNER, REDUCER, SANDBOX, run};
@@ -174,13 +174,9 @@ fn compiled_code_is_no_component() {
 
 #[test]
 fn size_is_bounded() {
-    let options = SandboxOptions {
-        component_bytes_max: 1_000,
-        ..SandboxOptions::default()
-    };
-    let sandbox = Sandbox::new(options).expect("the engine starts");
-
-    let error = sandbox.load(&PLANNER).expect_err("too large");
+    let error = SANDBOX
+        .load(&vec![0; COMPONENT_BYTES_MAX + 1])
+        .expect_err("too large");
 
     assert!(matches!(
         error,

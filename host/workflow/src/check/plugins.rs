@@ -4,16 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::grants;
-use crate::fields::{Fields, bytes, duration, key, mismatch, text};
+use crate::fields::{Fields, bytes, duration, key, mismatch, text, whole};
 use crate::kinds::{StepKind, StepKinds};
+use crate::limits::{LimitKey, LimitUnit, Limits};
 use crate::name::is_id;
 use crate::problem::{Problem, Problems};
 use crate::tree::{Entry, Kind};
 use crate::words::quoted;
-use crate::workflow::{Limits, PluginEntry, Trust};
-
-/// Most memory that a plugin can address: it is 32-bit.
-const MEMORY_BYTES_MAX: u64 = 4 << 30;
+use crate::workflow::{PluginEntry, Trust};
 
 /// A declared plugin, as far as it could be read.
 pub(super) struct Declared {
@@ -190,19 +188,31 @@ fn limits(entry: &Entry, problems: &mut Problems) -> Limits {
     let Some(mut fields) = Fields::of(entry, problems) else {
         return limits;
     };
-    if let Some(memory) = fields.take("memory") {
-        limits.memory = bytes(memory, problems);
-        if limits.memory.is_some_and(|bytes| bytes > MEMORY_BYTES_MAX) {
-            let expected = "at most 4GiB, which is all that a plugin can address";
-            mismatch(&memory.value, &key(memory), expected, problems);
+    for limit in LimitKey::ALL {
+        if let Some(entry) = fields.take(limit.name())
+            && let Some(value) = limit_of(limit, entry, problems)
+        {
+            limits.set(limit, value);
         }
     }
-    limits.cpu = fields
-        .take("cpu")
-        .and_then(|entry| duration(entry, problems));
-    limits.wall = fields
-        .take("wall")
-        .and_then(|entry| duration(entry, problems));
     fields.done(problems);
     limits
+}
+
+fn limit_of(limit: LimitKey, entry: &Entry, problems: &mut Problems) -> Option<u64> {
+    let value = match limit.unit() {
+        LimitUnit::Size => bytes(entry, problems)?,
+        LimitUnit::Duration => {
+            let micros = duration(entry, problems)?.as_micros();
+            u64::try_from(micros).unwrap_or(u64::MAX).max(1)
+        }
+        LimitUnit::Count => whole(entry, 1..=u64::from(u32::MAX), problems)?,
+    };
+    match limit.most() {
+        Some((most, expected)) if value > most => {
+            mismatch(&entry.value, &key(entry), expected, problems);
+            None
+        }
+        _ => Some(value),
+    }
 }

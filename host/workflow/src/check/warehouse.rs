@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::fields::{Fields, duration, key, mismatch};
+use crate::fields::{Fields, duration, key, mismatch, whole};
 use crate::problem::{Problem, Problems};
 use crate::source_file::mask_secrets;
 use crate::tree::{Entry, Kind};
@@ -48,7 +48,8 @@ pub(super) fn check(entry: &Entry, problems: &mut Problems) -> Warehouse {
         .and_then(|entry| duration(entry, problems));
     warehouse.retries = fields
         .take("retries")
-        .and_then(|entry| retries(entry, problems));
+        .and_then(|entry| whole(entry, 0..=u64::from(RETRIES_MAX), problems))
+        .and_then(|retries| u32::try_from(retries).ok());
     warehouse.lease_expiry = fields
         .take("lease-expiry")
         .and_then(|entry| lease_expiry(entry, problems));
@@ -57,24 +58,6 @@ pub(super) fn check(entry: &Entry, problems: &mut Problems) -> Warehouse {
     }
     fields.done(problems);
     warehouse
-}
-
-fn retries(entry: &Entry, problems: &mut Problems) -> Option<u32> {
-    let written = match &entry.value.kind {
-        Kind::Number(_, written) => written.as_str(),
-        // A variable stands for it.
-        Kind::Text(text) if text.written.is_some() => text.value.trim(),
-        Kind::Unknown => return None,
-        _ => "",
-    };
-    match written.parse() {
-        Ok(retries) if retries <= RETRIES_MAX => Some(retries),
-        _ => {
-            let expected = format!("a whole number from 0 to {RETRIES_MAX}");
-            mismatch(&entry.value, &key(entry), &expected, problems);
-            None
-        }
-    }
 }
 
 fn lease_expiry(entry: &Entry, problems: &mut Problems) -> Option<Duration> {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use stepwell_workflow::{
-    Inputs, Login, Problem, Secret, SourceFile, Span, StatementGrant, TableName, Trust, Workflow,
+    Inputs, LimitKey, Login, Problem, Secret, SourceFile, Span, StatementGrant, TableName, Trust,
+    Workflow,
 };
 
 use crate::kinds::TestKinds;
@@ -108,9 +109,15 @@ fn the_designs_workflow_has_the_right_values() {
         workflow.as_granted(&plugin.grants.write[0]),
         table("scratch.engaged")
     );
-    assert_eq!(plugin.limits.memory, Some(128 << 20));
-    assert_eq!(plugin.limits.cpu, Some(Duration::from_secs(60)));
-    assert_eq!(plugin.limits.wall, Some(Duration::from_secs(900)));
+    assert_eq!(plugin.limits.get(LimitKey::Memory), Some(128 << 20));
+    assert_eq!(
+        plugin.limits.duration(LimitKey::Cpu),
+        Some(Duration::from_secs(60))
+    );
+    assert_eq!(
+        plugin.limits.duration(LimitKey::Wall),
+        Some(Duration::from_secs(900))
+    );
 }
 
 #[test]
