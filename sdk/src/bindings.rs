@@ -11,6 +11,7 @@ wit_bindgen::generate!({
             import stepwell:step/types@0.1.0;
             import stepwell:step/columnar@0.1.0;
             import stepwell:step/plans@0.1.0;
+            import stepwell:step/shapes@0.1.0;
             import stepwell:step/log@0.1.0;
         }
     ",

@@ -5,6 +5,8 @@
 //! it keeps the promises of the built-in one: whole keys, no event of a batch that is not processed.
 
 mod dedupe;
+mod event_rows;
+mod needed;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +18,8 @@ use crate::sql;
 use crate::sql::{Ident, Literal, Sql, TableName, join};
 
 pub use dedupe::{Counted, Dedupe};
+pub use event_rows::EventRows;
+pub use needed::{Needed, whole_row};
 
 /// Columns that a table of ids has besides its key; no key column may be called so.
 pub const IDS_COLUMNS: [&str; 2] = ["since", "events"];

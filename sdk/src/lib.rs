@@ -41,10 +41,12 @@
 
 extern crate self as stepwell_sdk;
 
+pub mod batch;
 pub mod bindings;
 pub mod catalog;
 pub mod incremental;
 pub mod planner;
+pub mod reducer;
 pub mod rows;
 pub mod schema;
 pub mod scratch;
@@ -52,15 +54,17 @@ pub mod settings;
 pub mod source;
 pub mod sql;
 pub mod testing;
+pub mod values;
 
+pub use batch::Row;
 pub use bindings::stepwell::step::columnar;
 pub use bindings::stepwell::step::log;
 pub use bindings::stepwell::step::plans::{Answer, Question};
 pub use bindings::stepwell::step::types::{Failure, Param};
 pub use schema::Settings;
-pub use stepwell_sdk_macros::Settings;
+pub use stepwell_sdk_macros::{Row, Settings};
 #[doc(hidden)]
-pub use stepwell_sdk_macros::planner_bindings;
+pub use stepwell_sdk_macros::{planner_bindings, reducer_bindings};
 #[doc(hidden)]
 pub use wit_bindgen;
 
@@ -87,17 +91,13 @@ macro_rules! export_planner {
         $(, writes: [$($writes:literal),*])?
         $(,)?
     ) => {
-        /// What the host reads about this step without running it.
-        pub const DESCRIPTION: $crate::schema::Json = $crate::schema::Json::new()
-            .text("{\"name\":").string($name)
-            .text(",\"version\":").string(env!("CARGO_PKG_VERSION"))
-            .text(",\"kind\":\"planner\",\"contract\":").string($crate::CONTRACT)
-            .text(",\"summary\":").string($summary)
-            .text(concat!(",\"gate\":", $crate::__or!($($gate)?, false)))
-            .text(",\"reads\":").strings(&[$($($reads),*)?])
-            .text(",\"writes\":").strings(&[$($($writes),*)?])
-            .text(",\"settings\":").json(&<$settings as $crate::Settings>::SCHEMA)
-            .text("}");
+        $crate::__description! {
+            "planner", $name, $summary, $settings,
+            gate: [$($gate)?], reads: [$($($reads),*)?], writes: [$($($writes),*)?]
+        }
+
+        // Natively too, so that a mistake shows in the tests.
+        const _: $crate::planner::Asked<$settings, $crate::planner::Plan> = $plan;
 
         #[cfg(target_family = "wasm")]
         const _: () = {
@@ -114,10 +114,127 @@ macro_rules! export_planner {
                     run: $crate::bindings::stepwell::step::types::RunInfo,
                     answers: Vec<$crate::Answer>,
                 ) -> Result<$crate::bindings::stepwell::step::plans::Reply, $crate::Failure> {
-                    $crate::__next::<$settings>(run, &answers, $plan)
+                    Ok($crate::__next::<$settings, _>(run, &answers, $plan)?.into())
+                }
+            }
+        };
+    };
+}
+
+/// Exports a reducer from the crate that calls it, and writes its description.
+///
+/// `name`, `summary`, `settings` and `shape` are as for [`export_planner!`], but that `shape` answers with a
+/// [`Shape`](reducer::Shape). `fold` is a type that implements [`Reducer`](reducer::Reducer); one that implements
+/// [`BatchReducer`](reducer::BatchReducer) is named with `batches` instead. Then may follow `reads:`, with relations that
+/// the SELECT uses without a setting naming them: `events` (and contexts), `manifest`.
+#[macro_export]
+macro_rules! export_reducer {
+    (
+        name: $name:literal,
+        summary: $summary:literal,
+        settings: $settings:ty,
+        shape: $shape:path,
+        fold: $reducer:ty
+        $(, reads: [$($reads:literal),*])?
+        $(,)?
+    ) => {
+        $crate::export_reducer! {
+            name: $name,
+            summary: $summary,
+            settings: $settings,
+            shape: $shape,
+            batches: $crate::reducer::Folding<$reducer>
+            $(, reads: [$($reads),*])?
+        }
+    };
+    (
+        name: $name:literal,
+        summary: $summary:literal,
+        settings: $settings:ty,
+        shape: $shape:path,
+        batches: $reducer:ty
+        $(, reads: [$($reads:literal),*])?
+        $(,)?
+    ) => {
+        $crate::__description! {
+            "reducer", $name, $summary, $settings, gate: [], reads: [$($($reads),*)?], writes: []
+        }
+
+        // Natively too, so that a mistake shows in the tests.
+        const _: $crate::planner::Asked<$settings, $crate::reducer::Shape> = $shape;
+        const _: () = $crate::__is_reducer::<$settings, $reducer>();
+
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            #[allow(warnings, reason = "generated code")]
+            mod generated {
+                $crate::reducer_bindings!();
+
+                pub struct Exported;
+                export!(Exported with_types_in self);
+            }
+
+            impl generated::exports::stepwell::step::reducing::Guest for generated::Exported {
+                type Reducer = Instance;
+
+                fn shape_of(
+                    run: $crate::bindings::stepwell::step::types::RunInfo,
+                    answers: Vec<$crate::Answer>,
+                ) -> Result<$crate::bindings::stepwell::step::shapes::ShapeReply, $crate::Failure> {
+                    Ok($crate::__next::<$settings, _>(run, &answers, $shape)?.into())
                 }
             }
 
+            pub struct Instance(std::cell::RefCell<$reducer>);
+
+            impl generated::exports::stepwell::step::reducing::GuestReducer for Instance {
+                fn open(
+                    run: $crate::bindings::stepwell::step::types::RunInfo,
+                    input: Vec<$crate::columnar::Field>,
+                ) -> Result<generated::exports::stepwell::step::reducing::Reducer, $crate::Failure> {
+                    let reducer = $crate::reducer::__open::<$reducer>(run, input)?;
+                    let instance = Self(std::cell::RefCell::new(reducer));
+                    Ok(generated::exports::stepwell::step::reducing::Reducer::new(instance))
+                }
+
+                fn push(
+                    &self,
+                    input: $crate::columnar::Batch,
+                    continues: bool,
+                ) -> Result<Option<$crate::columnar::Batch>, $crate::Failure> {
+                    $crate::reducer::BatchReducer::push(&mut *self.0.borrow_mut(), input, continues)
+                }
+
+                fn finish(&self) -> Result<Option<$crate::columnar::Batch>, $crate::Failure> {
+                    $crate::reducer::BatchReducer::finish(&mut *self.0.borrow_mut())
+                }
+            }
+        };
+    };
+}
+
+/// Writes what the host reads about a step without running it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __description {
+    (
+        $kind:literal, $name:literal, $summary:literal, $settings:ty,
+        gate: [$($gate:literal)?], reads: [$($reads:literal),*], writes: [$($writes:literal),*]
+    ) => {
+        /// What the host reads about this step without running it.
+        pub const DESCRIPTION: $crate::schema::Json = $crate::schema::Json::new()
+            .text("{\"name\":").string($name)
+            .text(",\"version\":").string(env!("CARGO_PKG_VERSION"))
+            .text(concat!(",\"kind\":\"", $kind, "\",\"contract\":")).string($crate::CONTRACT)
+            .text(",\"summary\":").string($summary)
+            .text(concat!(",\"gate\":", $crate::__or!($($gate)?, false)))
+            .text(",\"reads\":").strings(&[$($reads),*])
+            .text(",\"writes\":").strings(&[$($writes),*])
+            .text(",\"settings\":").json(&<$settings as $crate::Settings>::SCHEMA)
+            .text("}");
+
+        #[cfg(target_family = "wasm")]
+        const _: () = {
             #[unsafe(link_section = "stepwell:step")]
             #[used]
             static SECTION: [u8; DESCRIPTION.len()] = DESCRIPTION.to_array();
@@ -137,21 +254,22 @@ macro_rules! __or {
     };
 }
 
-/// One call across the boundary: reads the settings, runs the planner's function, sorts its outcome.
+/// Compiles if `B` is a reducer with the settings `S`.
 #[doc(hidden)]
-pub fn __next<S: serde::de::DeserializeOwned>(
+pub const fn __is_reducer<S, B: reducer::BatchReducer<With = S>>() {}
+
+/// One call across the boundary: reads the settings, runs the step's function, sorts its outcome.
+#[doc(hidden)]
+pub fn __next<S: serde::de::DeserializeOwned, P>(
     run: bindings::stepwell::step::types::RunInfo,
     answers: &[Answer],
-    plan: fn(&planner::Run, &S, &mut planner::Ask<'_>) -> Result<planner::Plan, planner::Stop>,
-) -> Result<bindings::stepwell::step::plans::Reply, Failure> {
-    use bindings::stepwell::step::plans::Reply;
-
-    let settings = serde_json::from_str(&run.settings_json)
-        .map_err(|error| Failure::new("settings", error.to_string()))?;
+    function: planner::Asked<S, P>,
+) -> Result<planner::Outcome<P>, Failure> {
+    let settings = settings::read(&run.settings_json)?;
     let run = planner::Run::new(run)?;
-    match plan(&run, &settings, &mut planner::Ask::new(answers)) {
-        Ok(plan) => Ok(Reply::Ready(plan.into_contract())),
-        Err(planner::Stop::Unanswered(questions)) => Ok(Reply::Ask(questions)),
+    match function(&run, &settings, &mut planner::Ask::new(answers)) {
+        Ok(ready) => Ok(planner::Outcome::Ready(ready)),
+        Err(planner::Stop::Unanswered(questions)) => Ok(planner::Outcome::Ask(questions)),
         Err(planner::Stop::Failed(failure)) => Err(failure),
     }
 }

@@ -28,7 +28,9 @@
 use serde::Serialize;
 
 use crate::bindings::stepwell::step::plans::{self, Answer, Publication, Question};
+use crate::bindings::stepwell::step::shapes::ShapeReply;
 use crate::bindings::stepwell::step::types::{Failure, Param, Relation, RunInfo};
+use crate::reducer::Shape;
 use crate::rows::Rows;
 use crate::source::Source;
 use crate::sql::{Sql, TableName};
@@ -166,6 +168,36 @@ pub enum Stop {
     Unanswered(Vec<Question>),
     /// It cannot go on.
     Failed(Failure),
+}
+
+/// The function of a step: it answers with a `P`, a [`Plan`] or a [`Shape`](crate::reducer::Shape).
+pub type Asked<S, P> = fn(&Run, &S, &mut Ask<'_>) -> Result<P, Stop>;
+
+/// How a call of a step's function ended, if it did not fail.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome<P> {
+    /// It has questions.
+    Ask(Vec<Question>),
+    /// It answers.
+    Ready(P),
+}
+
+impl From<Outcome<Plan>> for plans::Reply {
+    fn from(outcome: Outcome<Plan>) -> Self {
+        match outcome {
+            Outcome::Ask(questions) => Self::Ask(questions),
+            Outcome::Ready(plan) => Self::Ready(plan.into_contract()),
+        }
+    }
+}
+
+impl From<Outcome<Shape>> for ShapeReply {
+    fn from(outcome: Outcome<Shape>) -> Self {
+        match outcome {
+            Outcome::Ask(questions) => Self::Ask(questions),
+            Outcome::Ready(shape) => Self::Ready(shape.into_contract()),
+        }
+    }
 }
 
 impl From<Failure> for Stop {

@@ -4,13 +4,41 @@
 //! stands for: so `stepwell check` finds a scratch table that nobody fills, and the host knows which tables a step may
 //! touch, without running the step.
 
+mod place;
+
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use stepwell_sql::lexer::{TokenKind, tokens};
 
+use crate::Failure;
 use crate::schema::{Json, Settings};
-use crate::sql::{ColumnPath, TableName};
+use crate::sql::{ColumnPath, TableName, quote_ident};
+
+/// Reads a step's settings.
+///
+/// # Errors
+///
+/// [`Failure`] with code `settings` that says what is wrong and points at the setting.
+pub fn read<S: de::DeserializeOwned>(json: &str) -> Result<S, Failure> {
+    serde_json::from_str(json).map_err(|error| {
+        let text = error.to_string();
+        // The place is one in a text that nobody has seen: the pointer says it better.
+        let message = text
+            .rsplit_once(" at line ")
+            .map_or(text.as_str(), |(message, _)| message);
+        let about = match message.starts_with("missing field") {
+            true => place::About::Whole,
+            false => place::About::Value,
+        };
+        Failure::new("settings", message).with_setting(place::pointer(
+            json,
+            error.line(),
+            error.column(),
+            about,
+        ))
+    })
+}
 
 macro_rules! alias {
     ($(#[$doc:meta])* $name:ident, $mark:literal) => {
@@ -129,6 +157,11 @@ impl Expr {
             // A comment after the last token could swallow what follows in the statement.
             (Some(last), true) => Ok(Self(text[..last.end()].trim_start().to_owned())),
         }
+    }
+
+    /// Returns the expression that is one column.
+    pub fn column(name: &str) -> Self {
+        Self(quote_ident(name))
     }
 
     /// Returns the text.
@@ -319,6 +352,15 @@ pub struct Duration {
     pub seconds: u64,
 }
 
+impl Duration {
+    /// Returns the length in microseconds, as times are counted; the largest number if it is longer than that.
+    pub fn us(self) -> i64 {
+        i64::try_from(self.seconds)
+            .unwrap_or(i64::MAX)
+            .saturating_mul(1_000_000)
+    }
+}
+
 impl std::str::FromStr for Duration {
     type Err = String;
 
@@ -417,6 +459,48 @@ mod tests {
             ("'*'", false),
         ] {
             assert_eq!(has_star(sql), star, "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_pointed_at() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "nothing but its errors is looked at")]
+        struct With {
+            columns: Columns,
+            lists: Vec<Expr>,
+            table: Option<DerivedTable>,
+        }
+        for (json, pointer, message) in [
+            (
+                r#"{"columns": {"a": "1", "b/c": "min(x"}, "lists": []}"#,
+                "/columns/b~1c",
+                "never closed",
+            ),
+            (
+                r#"{"columns": ["a"], "lists": ["x", "y)", "z"]}"#,
+                "/lists/1",
+                "no opening one",
+            ),
+            (
+                r#"{"columns": ["a"], "lists": [], "table": "no_schema"}"#,
+                "/table",
+                "",
+            ),
+            (
+                r#"{"columns": ["a"], "lists": [], "tables": 1}"#,
+                "/tables",
+                "unknown field",
+            ),
+            (r#"{"columns": ["a"]}"#, "", "missing field `lists`"),
+        ] {
+            let failure = read::<With>(json).unwrap_err();
+            assert_eq!(failure.setting.as_deref(), Some(pointer), "{failure:?}");
+            assert!(
+                failure.message.contains(message) && !failure.message.contains("line"),
+                "{failure:?}"
+            );
         }
     }
 

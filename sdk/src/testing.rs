@@ -1,7 +1,8 @@
-//! Tests a planner natively, under `cargo test`, without a host and without a database.
+//! Tests steps natively, under `cargo test`, without a host and without a database.
 //!
-//! [`Conversation`] plays the host: it gives the settings, answers the questions that the test scripts, and writes the
-//! plan as text for a golden file.
+//! [`Conversation`] plays the host to a step that asks and answers: it gives the settings, answers the questions that the
+//! test scripts, and writes the plan, or a reducer's shape, as text for a golden file. [`Reduction`] plays the host to a
+//! reducer's rows.
 //!
 //! ```
 //! use stepwell_sdk::testing::{Conversation, rows};
@@ -18,57 +19,80 @@
 //! assert!(text.contains("-- note: 1 tables"));
 //! ```
 
+mod dice;
+mod reduction;
+mod table;
+
 use std::fmt::Write;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
+use crate::batch::types;
 use crate::bindings::stepwell::step::columnar::{Batch, Column, Field, Layout, Values, Varlen};
-use crate::bindings::stepwell::step::plans::{self, Answer, Question, Reply};
+use crate::bindings::stepwell::step::plans::{self, Answer, Question};
+use crate::bindings::stepwell::step::shapes;
 use crate::bindings::stepwell::step::types::{Failure, Relation, RunInfo};
-use crate::planner::{Ask, Plan, Run, Stop};
+use crate::planner::{Asked, Outcome, Plan};
+use crate::reducer::Shape;
 
-/// The function that a planner exports.
-type PlanFn<S> = fn(&Run, &S, &mut Ask<'_>) -> Result<Plan, Stop>;
+pub use dice::Dice;
+pub use reduction::Reduction;
 
-/// How often a planner may ask before the test takes it for a mistake.
+/// How often a step may ask before the test takes it for a mistake.
 const ROUNDS_MAX: usize = 16;
 
-/// A run that a test tells a planner about.
+/// A run that a test tells a step about. `P` is what the step's function answers with: a [`Plan`], or a [`Shape`].
 #[derive(Debug)]
-pub struct Conversation<S> {
-    plan: PlanFn<S>,
+pub struct Conversation<S, P = Plan> {
+    function: Asked<S, P>,
     run: RunInfo,
     answers: Vec<(String, Answer)>,
 }
 
-impl<S: DeserializeOwned> Conversation<S> {
+/// What a step's function answers with.
+pub trait Ready {
+    /// What of it crosses the boundary.
+    type Contract;
+
+    /// Returns it as it crosses the boundary.
+    fn into_contract(self) -> Self::Contract;
+
+    /// Writes it for a golden file.
+    fn write(contract: Self::Contract, out: &mut String);
+}
+
+/// Returns what the host tells a step of a run: that of [`Conversation::new`].
+pub fn run_info(with: &str) -> RunInfo {
+    let relation = |alias: &str, schema: &str, name: &str| Relation {
+        alias: alias.into(),
+        schema: schema.into(),
+        name: name.into(),
+        about: String::new(),
+    };
+    RunInfo {
+        run_id: "0192".into(),
+        playbook: "sessions".into(),
+        step_id: "step".into(),
+        as_of_us: 1_700_000_000_000_000,
+        dialect: "postgres".into(),
+        traits: Vec::new(),
+        source_json: SOURCE.into(),
+        settings_json: with.into(),
+        relations: vec![
+            relation("manifest", "derived", "manifest"),
+            relation("scratch", "scratch", "sessions__"),
+        ],
+    }
+}
+
+impl<S: DeserializeOwned, P: Ready> Conversation<S, P> {
     /// Returns a run of the playbook `sessions` with the settings `with`, as JSON. Its source is `atomic.events` with
     /// batch `etl_tstamp`, time `collector_tstamp`, event id `event_id`, a lookback of 7 days, and the context `page`.
-    pub fn new(plan: PlanFn<S>, with: &str) -> Self {
-        let relation = |alias: &str, schema: &str, name: &str| Relation {
-            alias: alias.into(),
-            schema: schema.into(),
-            name: name.into(),
-            about: String::new(),
-        };
-        let run = RunInfo {
-            run_id: "0192".into(),
-            playbook: "sessions".into(),
-            step_id: "step".into(),
-            as_of_us: 1_700_000_000_000_000,
-            dialect: "postgres".into(),
-            traits: Vec::new(),
-            source_json: SOURCE.into(),
-            settings_json: with.into(),
-            relations: vec![
-                relation("manifest", "derived", "manifest"),
-                relation("scratch", "scratch", "sessions__"),
-            ],
-        };
+    pub fn new(function: Asked<S, P>, with: &str) -> Self {
         Self {
-            plan,
-            run,
+            function,
+            run: run_info(with),
             answers: Vec::new(),
         }
     }
@@ -120,35 +144,47 @@ impl<S: DeserializeOwned> Conversation<S> {
         self
     }
 
-    /// Returns what the planner answers in the end, and the questions that it asked.
+    /// Answers the question about the columns of a table, an ordinary one whose columns are all text.
+    #[must_use]
+    pub fn columns(self, table: &str, names: &[&str]) -> Self {
+        let rows_of: Vec<_> = names
+            .iter()
+            .map(|&name| [Some(name), Some("text"), None, Some("r")])
+            .collect();
+        let rows_of: Vec<&[Option<&str>]> = rows_of.iter().map(|row| &row[..]).collect();
+        let answer = rows(&["name", "type", "type_oid", "kind"], &rows_of);
+        self.answer(&format!("columns of {table}"), answer)
+    }
+
+    /// Returns what the step answers in the end, and the questions that it asked.
     ///
     /// # Panics
     ///
     /// If it asks something that the test does not answer, or does not stop asking.
-    pub fn outcome(&self) -> (Result<plans::Plan, Failure>, Vec<Question>) {
+    pub fn outcome(&self) -> (Result<P::Contract, Failure>, Vec<Question>) {
         let mut asked: Vec<Question> = Vec::new();
         for _ in 0..ROUNDS_MAX {
             let answers: Vec<_> = asked
                 .iter()
                 .map(|question| self.find(&question.label))
                 .collect();
-            match crate::__next::<S>(self.run.clone(), &answers, self.plan) {
-                Ok(Reply::Ask(questions)) => asked.extend(questions),
-                Ok(Reply::Ready(plan)) => return (Ok(plan), asked),
+            match crate::__next(self.run.clone(), &answers, self.function) {
+                Ok(Outcome::Ask(questions)) => asked.extend(questions),
+                Ok(Outcome::Ready(ready)) => return (Ok(ready.into_contract()), asked),
                 Err(failure) => return (Err(failure), asked),
             }
         }
-        panic!("the planner still asks after {ROUNDS_MAX} rounds");
+        panic!("the step still asks after {ROUNDS_MAX} rounds");
     }
 
-    /// Returns questions, statements and notes as text.
+    /// Returns questions and answer as text.
     ///
     /// # Panics
     ///
-    /// If the planner fails, or as [`outcome`](Self::outcome).
+    /// If the step fails, or as [`outcome`](Self::outcome).
     pub fn golden(&self) -> String {
-        let (plan, asked) = self.outcome();
-        let plan = plan.expect("the planner answers with a plan");
+        let (ready, asked) = self.outcome();
+        let ready = ready.expect("the step answers without a failure");
         let mut out = String::new();
         for question in asked {
             section(
@@ -158,37 +194,7 @@ impl<S: DeserializeOwned> Conversation<S> {
                 &question.params,
             );
         }
-        for statement in plan.statements {
-            let mut head = format!("statement: {}", statement.label);
-            for (what, names) in [("reads", &statement.reads), ("writes", &statement.writes)] {
-                if !names.is_empty() {
-                    write!(head, "\n--   {what} {}", names.join(", "))
-                        .expect("a String takes every write");
-                }
-            }
-            for (what, value) in [
-                ("measures", &statement.measure),
-                ("ends the run when zero", &statement.ends_run_when_zero),
-            ] {
-                if let Some(value) = value {
-                    write!(head, "\n--   {what}: {value}").expect("a String takes every write");
-                }
-            }
-            section(&mut out, &head, &statement.sql, &statement.params);
-        }
-        for publication in plan.publishes {
-            writeln!(out, "-- about {}: {}", publication.alias, publication.about)
-                .expect("a String takes every write");
-        }
-        for note in plan.notes {
-            writeln!(out, "-- note: {note}").expect("a String takes every write");
-        }
-        if let Some(reason) = plan.ends_run {
-            writeln!(out, "-- ends the run: {reason}").expect("a String takes every write");
-        }
-        if !plan.atomic {
-            out.push_str("-- without a transaction\n");
-        }
+        P::write(ready, &mut out);
         out
     }
 
@@ -216,6 +222,85 @@ impl<S: DeserializeOwned> Conversation<S> {
             .unwrap_or_else(|| panic!("the test has no answer to \"{label}\""))
             .1
             .clone()
+    }
+}
+
+impl Ready for Plan {
+    type Contract = plans::Plan;
+
+    fn into_contract(self) -> plans::Plan {
+        self.into_contract()
+    }
+
+    fn write(plan: plans::Plan, out: &mut String) {
+        for statement in plan.statements {
+            let mut head = format!("statement: {}", statement.label);
+            for (what, names) in [("reads", &statement.reads), ("writes", &statement.writes)] {
+                if !names.is_empty() {
+                    write!(head, "\n--   {what} {}", names.join(", "))
+                        .expect("a String takes every write");
+                }
+            }
+            for (what, value) in [
+                ("measures", &statement.measure),
+                ("ends the run when zero", &statement.ends_run_when_zero),
+            ] {
+                if let Some(value) = value {
+                    write!(head, "\n--   {what}: {value}").expect("a String takes every write");
+                }
+            }
+            section(out, &head, &statement.sql, &statement.params);
+        }
+        remarks(out, plan.publishes, plan.notes);
+        if let Some(reason) = plan.ends_run {
+            writeln!(out, "-- ends the run: {reason}").expect("a String takes every write");
+        }
+        if !plan.atomic {
+            out.push_str("-- without a transaction\n");
+        }
+    }
+}
+
+impl Ready for Shape {
+    type Contract = shapes::Shape;
+
+    fn into_contract(self) -> shapes::Shape {
+        self.into_contract()
+    }
+
+    fn write(shape: shapes::Shape, out: &mut String) {
+        let mut head = format!("rows by {}", shape.key.join(", "));
+        if !shape.order_by.is_empty() {
+            write!(head, ", ordered by {}", shape.order_by.join(", "))
+                .expect("a String takes every write");
+        }
+        if !shape.reads.is_empty() {
+            write!(head, "\n--   reads {}", shape.reads.join(", "))
+                .expect("a String takes every write");
+        }
+        section(out, &head, &shape.select_sql, &shape.params);
+        writeln!(out, "-- fills {}", shape.target).expect("a String takes every write");
+        for field in shape.output {
+            let null = if field.nullable { "" } else { " NOT NULL" };
+            writeln!(
+                out,
+                "--   {} {}{null}",
+                field.name,
+                types::name(field.type_oid)
+            )
+            .expect("a String takes every write");
+        }
+        remarks(out, shape.publishes, shape.notes);
+    }
+}
+
+fn remarks(out: &mut String, publishes: Vec<plans::Publication>, notes: Vec<String>) {
+    for publication in publishes {
+        writeln!(out, "-- about {}: {}", publication.alias, publication.about)
+            .expect("a String takes every write");
+    }
+    for note in notes {
+        writeln!(out, "-- note: {note}").expect("a String takes every write");
     }
 }
 

@@ -34,7 +34,7 @@ use stepwell_sdk::settings::{Columns, Expr, ScratchInput, ScratchOutput, SqlText
 use stepwell_sdk::sql::{Ident, Sql, TableName, join, render};
 use stepwell_sdk::{Failure, Settings, export_planner, scratch, sql};
 
-use shape::Needed;
+use shape::needed;
 
 /// Settings of `aggregate`.
 #[derive(serde::Deserialize, Settings)]
@@ -112,7 +112,7 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     let plan = match body {
         Body::Columns(list) if contexts.is_empty() => {
             // Only the columns that are named: copies are found by sorting, and sorting whole rows takes twice as long.
-            let needed = Needed::of(&Body::Columns(list), with, &ids, source)?.among(&columns);
+            let needed = needed(&Body::Columns(list), with, &ids, source)?.among(&columns);
             let needed: Vec<_> = needed
                 .iter()
                 .map(|name| sql!("e.{name}", name = Ident(name)))
@@ -124,7 +124,7 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             Plan::new().run_all(scratch::fill(run, &into, "compute rows", &select, &reads))
         }
         body => {
-            let needed = Needed::of(&body, with, &ids, source)?;
+            let needed = needed(&body, with, &ids, source)?;
             aggregate.in_stages(&body, &needed.among(&columns), &contexts, &into)?
         }
     };

@@ -1,65 +1,38 @@
 //! Which columns of the events a body needs.
 
-use std::collections::BTreeSet;
-
 use stepwell_sdk::Failure;
-use stepwell_sdk::catalog::ColumnInfo;
-use stepwell_sdk::incremental::Ids;
-use stepwell_sdk::settings::{has_star, idents};
+use stepwell_sdk::incremental::{Ids, Needed, whole_row};
 use stepwell_sdk::source::Source;
 
 use crate::{Body, With};
 
-/// The words that may name a column: more than there are, never fewer.
-///
-/// SQL is not parsed for this; a word that stands in the text and is also a column's name counts as that column. A star
-/// that could stand for columns, or the events' own alias as a whole row, means all of them.
-pub struct Needed {
-    all: bool,
-    words: BTreeSet<String>,
-}
-
-impl Needed {
-    pub fn of(body: &Body<'_>, with: &With, ids: &Ids, source: &Source) -> Result<Self, Failure> {
-        let mut needed = Self {
-            all: false,
-            words: BTreeSet::new(),
-        };
-        match body {
-            Body::Columns(columns) => columns
-                .0
-                .iter()
-                .for_each(|(_, expr)| needed.text(expr.as_str())),
-            Body::Query(query) => {
-                needed.text(&query.text);
-                let aliases = aliases(&query.text);
-                needed.all |= aliases.iter().any(|alias| whole_row(&query.text, alias));
+/// Returns what a body, with the rest of the step's settings, needs of the events.
+pub fn needed(body: &Body<'_>, with: &With, ids: &Ids, source: &Source) -> Result<Needed, Failure> {
+    let mut needed = Needed::default();
+    match body {
+        Body::Columns(columns) => columns
+            .0
+            .iter()
+            .for_each(|(_, expr)| needed.add(expr.as_str())),
+        Body::Query(query) => {
+            needed.add(&query.text);
+            let aliases = aliases(&query.text);
+            if aliases.iter().any(|alias| whole_row(&query.text, alias)) {
+                needed.add_all();
             }
         }
-        for expression in ids.expressions()? {
-            needed.text(expression.as_str());
-        }
-        needed.words.extend(source.event_id.clone());
-        needed
-            .words
-            .extend(with.dedupe.iter().map(|dedupe| dedupe.by.clone()));
-        Ok(needed)
     }
-
-    /// Returns those columns of the events that are needed, in the table's order.
-    pub fn among(&self, columns: &[ColumnInfo]) -> Vec<String> {
-        let wanted = |column: &&ColumnInfo| self.all || self.words.contains(&column.name);
-        columns
-            .iter()
-            .filter(wanted)
-            .map(|column| column.name.clone())
-            .collect()
+    for expression in ids.expressions()? {
+        needed.add(expression.as_str());
     }
-
-    fn text(&mut self, sql: &str) {
-        self.all |= has_star(sql) || whole_row(sql, "e");
-        self.words.extend(idents(sql));
-    }
+    source
+        .event_id
+        .iter()
+        .for_each(|name| needed.add_column(name));
+    with.dedupe
+        .iter()
+        .for_each(|dedupe| needed.add_column(&dedupe.by));
+    Ok(needed)
 }
 
 /// The words that stand for the events in a query: `ev` in `FROM {{ events }} AS ev`.
@@ -77,18 +50,6 @@ fn aliases(sql: &str) -> Vec<String> {
         .enumerate()
         .filter(|(_, five)| **five == ["{", "{", "events", "}", "}"]);
     braces.filter_map(|(at, _)| alias(at + 5)).collect()
-}
-
-/// Whether `alias` stands alone, as in `to_jsonb(e)`, and not before a dot or as an alias after a table.
-fn whole_row(sql: &str, alias: &str) -> bool {
-    let Ok(tokens) = stepwell_sdk::sql::lexer::tokens(sql) else {
-        return true;
-    };
-    tokens.iter().enumerate().any(|(at, token)| {
-        let next = tokens.get(at + 1).map_or("", |token| token.text);
-        let before = at.checked_sub(1).map_or("", |at| tokens[at].text);
-        token.ident().as_deref() == Some(alias) && next != "." && matches!(before, "(" | ",")
-    })
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@
 //! custom section that the host reads without running the component. schemars builds its schemas at run time, which
 //! is why it does not serve here.
 
-mod planner;
+mod row;
 mod settings;
+mod world;
 
 use proc_macro::TokenStream;
 
@@ -32,9 +33,27 @@ pub fn derive_settings(input: TokenStream) -> TokenStream {
         .into()
 }
 
+/// Lets a struct stand for the columns of a batch, to read rows and to write them: `stepwell_sdk::batch` tells how.
+///
+/// Fields may say `#[row(key)]`, `#[row(order)]` and `#[row(name = "…")]`.
+#[proc_macro_derive(Row, attributes(row))]
+pub fn derive_row(input: TokenStream) -> TokenStream {
+    let input = syn::parse_macro_input!(input as syn::DeriveInput);
+    row::derive(&input)
+        .unwrap_or_else(|error| error.into_compile_error())
+        .into()
+}
+
 /// Generates the bindings of the planner world in the crate that exports it. Called by `export_planner!`.
 #[doc(hidden)]
 #[proc_macro]
 pub fn planner_bindings(_: TokenStream) -> TokenStream {
-    planner::bindings().into()
+    world::bindings(world::World::Planner).into()
+}
+
+/// Generates the bindings of the reducer world in the crate that exports it. Called by `export_reducer!`.
+#[doc(hidden)]
+#[proc_macro]
+pub fn reducer_bindings(_: TokenStream) -> TokenStream {
+    world::bindings(world::World::Reducer).into()
 }
