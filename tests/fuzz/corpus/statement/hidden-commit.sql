@@ -1,0 +1,1 @@
+/* a /* b */ select */ ;; -- xcommit and chain

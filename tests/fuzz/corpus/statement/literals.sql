@@ -1,0 +1,1 @@
+SELECT 'it''s', E'\'', U&'d\0061t\+000061', $$a $1 b$$, $tag$ $$ $tag$, B'01', "odd ""name""", U&"d\0061ta", $1::int, 1.5e3;

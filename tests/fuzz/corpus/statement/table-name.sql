@@ -1,0 +1,1 @@
+"Odd ""schema".table$1

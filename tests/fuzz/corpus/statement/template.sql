@@ -1,0 +1,1 @@
+SELECT * FROM {{ events }} AS e JOIN {{ids}} USING (a)
