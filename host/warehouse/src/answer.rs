@@ -6,12 +6,12 @@
 mod array;
 mod column;
 mod decode;
-mod numeric;
+pub(crate) mod numeric;
 
 use crate::error::WarehouseError;
 
 pub(crate) use column::Builder;
-pub(crate) use decode::Decode;
+pub(crate) use decode::{Decode, EPOCH_DAYS, EPOCH_US};
 
 /// How the values of a column lie in memory; the names are those of the contract with the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

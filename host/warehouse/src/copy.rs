@@ -1,4 +1,7 @@
-//! COPY into a table.
+//! COPY into a table, and out of a query.
+
+mod encode;
+mod out;
 
 use std::error::Error as StdError;
 
@@ -8,6 +11,9 @@ use stepwell_sql::{TableName, quote_ident};
 
 use crate::error::WarehouseError;
 use crate::session::Session;
+
+pub use encode::{EncodeError, Encoder};
+pub use out::{CopyOut, Cut, GroupBatch};
 
 /// How the bytes are to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

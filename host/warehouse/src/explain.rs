@@ -20,6 +20,41 @@ pub struct Estimate {
     pub plan_json: String,
 }
 
+impl Estimate {
+    /// Whether the rows are those of one table, each by itself: scanned, filtered, put in order, and nothing else. Such a
+    /// statement may be run in parts, on one snapshot, and gives each row in one of them. What joins, groups, numbers or
+    /// cuts rows, or calls functions that answer differently each time, is not plain.
+    pub fn is_plain_scan(&self) -> bool {
+        serde_json::from_str(&self.plan_json)
+            .is_ok_and(|plan: Value| plan.pointer("/0/Plan").is_some_and(is_plain))
+    }
+}
+
+fn is_plain(node: &Value) -> bool {
+    const PLAIN: [&str; 13] = [
+        "Append",
+        "Bitmap Heap Scan",
+        "Bitmap Index Scan",
+        "BitmapAnd",
+        "BitmapOr",
+        "Gather",
+        "Gather Merge",
+        "Incremental Sort",
+        "Index Only Scan",
+        "Index Scan",
+        "Merge Append",
+        "Seq Scan",
+        "Sort",
+    ];
+    let text = |key: &str| node.get(key).and_then(Value::as_str).unwrap_or_default();
+    PLAIN.contains(&text("Node Type"))
+        && !matches!(text("Parent Relationship"), "InitPlan" | "SubPlan")
+        && node
+            .get("Plans")
+            .and_then(Value::as_array)
+            .is_none_or(|plans| plans.iter().all(is_plain))
+}
+
 impl Session {
     /// Returns what the planner expects of a statement, which is not run. Positions in errors are
     /// those of `sql`.

@@ -27,10 +27,12 @@
 
 pub mod answer;
 pub mod catalog;
+mod column_type;
 mod connect;
 mod copy;
 pub mod error;
 mod explain;
+mod grouped;
 pub mod local;
 mod param;
 mod rows;
@@ -39,9 +41,11 @@ mod target;
 mod tls;
 
 pub use answer::{Answer, AnswerLimits, Batch, Column, Field, Layout, Values};
-pub use copy::CopyFormat;
+pub use column_type::ColumnType;
+pub use copy::{CopyFormat, CopyOut, Cut, EncodeError, Encoder, GroupBatch};
 pub use error::{RetryClass, StatementError, WarehouseError};
 pub use explain::Estimate;
+pub use grouped::{Grouped, GroupingError, Selection, inlined};
 pub use param::Param;
 pub use rows::Rows;
 pub use session::{Access, Canceller, Session, SessionOptions};

@@ -72,18 +72,35 @@ impl Builder {
         Ok(())
     }
 
+    /// Appends a row of values in binary form, one for each column.
+    ///
+    /// # Errors
+    ///
+    /// The number of the first column whose value is not in the form of its type.
+    pub fn push_raw<'a>(
+        &mut self,
+        values: impl Iterator<Item = Option<&'a [u8]>>,
+    ) -> Result<(), usize> {
+        for (at, (column, value)) in self.columns.iter_mut().zip(values).enumerate() {
+            self.bytes += column.push(self.rows, value).ok_or(at)?;
+        }
+        self.rows += 1;
+        Ok(())
+    }
+
     /// Returns what came since the last call.
     pub fn take(&mut self) -> Batch {
-        let columns = self
-            .columns
-            .iter_mut()
-            .map(|column| std::mem::replace(column, Growing::new(column.decode)).finish())
-            .collect();
-        self.bytes = 0;
-        Batch {
-            rows: std::mem::take(&mut self.rows),
-            columns,
-        }
+        self.take_until(self.rows)
+    }
+
+    /// Returns the first `rows` of what came since the last call, and keeps the others.
+    pub fn take_until(&mut self, rows: u32) -> Batch {
+        let kept = self.rows - rows;
+        let columns = self.columns.iter_mut();
+        let columns = columns.map(|column| column.take(rows, kept)).collect();
+        self.rows = kept;
+        self.bytes = self.columns.iter().map(Growing::bytes).sum();
+        Batch { rows, columns }
     }
 }
 
@@ -122,11 +139,51 @@ impl Growing {
         }
     }
 
-    fn finish(self) -> Column {
+    /// Takes out the first `rows`; `kept` more stay.
+    fn take(&mut self, rows: u32, kept: u32) -> Column {
+        let at = rows as usize;
+        let rest = match &mut self.values {
+            Values::Bits(bits) => Values::Bits(bits_from(bits, rows, kept)),
+            Values::Int16(values) => Values::Int16(tail(values, at)),
+            Values::Int32(values) => Values::Int32(tail(values, at)),
+            Values::Int64(values) => Values::Int64(tail(values, at)),
+            Values::Single(values) => Values::Single(tail(values, at)),
+            Values::Double(values) => Values::Double(tail(values, at)),
+            Values::Fixed16(values) => Values::Fixed16(tail(values, 16 * at)),
+            Values::Varlen { offsets, data } => {
+                let begins = offsets.get(at).copied().unwrap_or(0);
+                let mut moved = Vec::with_capacity(offsets.len());
+                moved.extend(offsets.iter().skip(at).map(|offset| offset - begins));
+                offsets.truncate(at + 1);
+                Values::Varlen {
+                    offsets: moved,
+                    data: tail(data, begins as usize),
+                }
+            }
+        };
+        let validity = bits_from(&mut self.validity, rows, kept);
+        let taken = std::mem::replace(&mut self.validity, validity);
+        let has_null = self.has_null && has_zero(&taken, rows);
+        self.has_null &= has_zero(&self.validity, kept);
         Column {
-            validity: self.has_null.then_some(self.validity),
-            values: self.values,
+            validity: has_null.then_some(taken),
+            values: std::mem::replace(&mut self.values, rest),
         }
+    }
+
+    /// Bytes of values, counted as [`push`](Self::push) does.
+    fn bytes(&self) -> u64 {
+        let bytes = match &self.values {
+            Values::Bits(bits) => 8 * bits.len(),
+            Values::Int16(values) => 2 * values.len(),
+            Values::Int32(values) => 4 * values.len(),
+            Values::Int64(values) => 8 * values.len(),
+            Values::Single(values) => 4 * values.len(),
+            Values::Double(values) => 8 * values.len(),
+            Values::Fixed16(values) => values.len(),
+            Values::Varlen { data, .. } => data.len(),
+        };
+        bytes as u64
     }
 
     /// Returns how many bytes the value takes, or `None` if it cannot be read.
@@ -177,6 +234,35 @@ fn push<T: Default>(
 
 fn fixed<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
     bytes.try_into().ok()
+}
+
+/// Takes out the values from `at` on. What comes next is probably as many as there were, and has room.
+fn tail<T: Copy>(values: &mut Vec<T>, at: usize) -> Vec<T> {
+    let mut rest = Vec::with_capacity(values.len());
+    rest.extend_from_slice(values.get(at..).unwrap_or_default());
+    values.truncate(at);
+    rest
+}
+
+/// Takes out `count` bits from bit `at` on.
+fn bits_from(bits: &mut Vec<u8>, at: u32, count: u32) -> Vec<u8> {
+    let mut rest = Vec::with_capacity(bits.len());
+    for n in 0..count {
+        let from = at + n;
+        let byte = bits.get(from as usize / 8).copied().unwrap_or(0);
+        set_bit(&mut rest, n, byte & (1 << (from % 8)) != 0);
+    }
+    bits.truncate(at.div_ceil(8) as usize);
+    // What follows the last bit in its byte belongs to a row that is not there any more.
+    if let Some(last) = bits.last_mut().filter(|_| !at.is_multiple_of(8)) {
+        *last &= (1 << (at % 8)) - 1;
+    }
+    rest
+}
+
+fn has_zero(bits: &[u8], count: u32) -> bool {
+    let ones: u32 = bits.iter().map(|byte| byte.count_ones()).sum();
+    ones < count
 }
 
 fn set_bit(bits: &mut Vec<u8>, at: u32, set: bool) {

@@ -5,9 +5,9 @@ use tokio_postgres::types::{Kind, Type};
 use super::{Layout, array, numeric};
 
 /// Days from 1970-01-01 to Postgres's own day zero.
-const EPOCH_DAYS: i32 = 10_957;
+pub(crate) const EPOCH_DAYS: i32 = 10_957;
 /// Microseconds from 1970-01-01 to Postgres's own midnight zero.
-const EPOCH_US: i64 = 946_684_800_000_000;
+pub(crate) const EPOCH_US: i64 = 946_684_800_000_000;
 
 /// How the bytes of a column are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! The crate against a real server, which `LocalServer` runs in a temporary directory.
 
+mod columns;
 mod copy;
 mod harness;
 mod local;
