@@ -275,9 +275,13 @@ fn with(mut limits: Limits, key: LimitKey, value: u64) -> Limits {
         LimitKey::Text => &mut limits.text_bytes,
         LimitKey::Reply => &mut limits.reply_bytes,
         LimitKey::Handles => &mut limits.handles,
+        LimitKey::BytesOut => &mut limits.output_bytes,
+        LimitKey::RowsOut => {
+            // Who says how many rows there may be knows better than a ratio.
+            limits.output_rows_per_row = u64::MAX;
+            &mut limits.output_rows
+        }
         LimitKey::Component
-        | LimitKey::RowsOut
-        | LimitKey::BytesOut
         | LimitKey::StatementTimeout
         | LimitKey::LockTimeout
         | LimitKey::DatabaseTime => return limits,

@@ -7,6 +7,7 @@ use thiserror::Error;
 use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
 
 use crate::contract::Failure;
+use crate::describe::Kind;
 use crate::limits::{Limit, LimitError, Limits};
 use crate::log::{LogLine, Origin};
 use crate::sandbox::Runtime;
@@ -45,8 +46,13 @@ pub enum CallError {
     #[error("this attempt ended with an earlier error")]
     Over,
     /// The component is of another kind.
-    #[error("the plugin is no planner")]
-    NotAPlanner,
+    #[error("the plugin is a {}, not a {}", .is.as_str(), .wanted.as_str())]
+    OtherKind {
+        /// What it is.
+        is: Kind,
+        /// What was called.
+        wanted: Kind,
+    },
 }
 
 /// Log lines that go with a trap.

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use wasmtime::component::{InstancePre, Linker};
 
+use crate::attempt::{self, Attempt};
 use crate::bindings::planner::PlannerIndices;
+use crate::bindings::reducer::ReducerIndices;
 use crate::call::CallError;
+use crate::contract::{Field, RunInfo};
 use crate::describe::{Description, Inspection, Kind};
 use crate::digest::Digest;
 use crate::limits::Limits;
-use crate::planner::{self, Attempt};
+use crate::reducer::Reducer;
 use crate::sandbox::Runtime;
 use crate::state::State;
 
@@ -32,8 +35,10 @@ pub(crate) enum Program {
         pre: InstancePre<State>,
         indices: PlannerIndices,
     },
-    /// Checked, and not called by anything yet.
-    Reducer,
+    Reducer {
+        pre: InstancePre<State>,
+        indices: ReducerIndices,
+    },
 }
 
 impl Program {
@@ -48,7 +53,10 @@ impl Program {
                 indices: PlannerIndices::new(&pre)?,
                 pre,
             }),
-            Kind::Reducer => Ok(Self::Reducer),
+            Kind::Reducer => Ok(Self::Reducer {
+                indices: ReducerIndices::new(&pre)?,
+                pre,
+            }),
         }
     }
 }
@@ -101,15 +109,26 @@ impl Component {
     ///
     /// # Errors
     ///
-    /// If the component is no planner, or its initialisation traps or breaks a limit.
+    /// If its initialisation traps or breaks a limit.
     pub fn attempt(&self, limits: &Limits, as_of_us: i64) -> Result<Attempt, CallError> {
-        match &self.0.program {
-            Program::Planner { pre, indices } => {
-                let state = State::new(limits, self.digest(), as_of_us);
-                planner::begin(&self.0.runtime, pre, indices, state, limits)
-            }
-            Program::Reducer => Err(CallError::NotAPlanner),
-        }
+        let state = State::new(limits, self.digest(), as_of_us);
+        attempt::begin(&self.0.runtime, &self.0.program, state, limits)
+    }
+
+    /// Begins an attempt to fold one partition: a fresh instance, opened for rows of the fields `input`, whose answers
+    /// are held against the fields `output`, those of its shape.
+    ///
+    /// # Errors
+    ///
+    /// If the component is no reducer, if it fails to open, or if it traps or breaks a limit.
+    pub fn reducer(
+        &self,
+        limits: &Limits,
+        run: &RunInfo,
+        input: &[Field],
+        output: &[Field],
+    ) -> Result<Reducer, CallError> {
+        Reducer::open(self.attempt(limits, run.as_of_us)?, run, input, output)
     }
 }
 

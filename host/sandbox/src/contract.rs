@@ -8,5 +8,6 @@ pub use crate::bindings::planner::stepwell::step::plans::{
     Answer, Plan, Publication, Question, Reply, Statement,
 };
 pub use crate::bindings::planner::stepwell::step::types::{Failure, Param, Relation, RunInfo};
+pub use crate::bindings::reducer::stepwell::step::shapes::{Shape, ShapeReply};
 
 pub use crate::version::CONTRACT;

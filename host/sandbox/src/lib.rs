@@ -25,13 +25,17 @@
 //!
 //! In reading order: [`describe`](describe()) reads what a plugin says about itself.
 //! [`Sandbox::load`] checks and compiles it into a [`Component`]. [`Component::attempt`] gives an
-//! [`Attempt`], one instance within [`Limits`], which is asked with [`Attempt::next`]; [`contract`]
-//! holds the types that cross. A wrong answer is a [`CallError`].
+//! [`Attempt`], one instance within [`Limits`], which is asked with [`Attempt::next`] for a plan or
+//! [`Attempt::next_shape`] for a shape; [`contract`] holds the types that cross.
+//! [`Component::reducer`] gives a [`Reducer`], which folds one partition and whose every batch is
+//! held against the fields that it declared. A wrong answer is a [`CallError`].
 //!
 //! What it does not do: it does not run, check or understand SQL, knows no grants and no database,
-//! and does not decide whom to trust. Reducers are recognised and checked, and not called yet.
+//! and does not decide whom to trust.
 //! Compiling is bounded in memory and time for strangers' components alone, in a child process ([`ChildCompiler`]).
 
+mod attempt;
+mod batch;
 mod bindings;
 mod cache;
 mod call;
@@ -45,15 +49,17 @@ mod imports;
 mod limits;
 mod log;
 mod meter;
-mod planner;
+mod reducer;
 mod reply;
 mod sandbox;
+mod shape;
 mod state;
 mod text;
 mod ticker;
 mod version;
 mod wasi;
 
+pub use attempt::Attempt;
 pub use call::CallError;
 pub use compile::child::{ARGUMENT, ChildCompiler, ChildError, compile_for_parent};
 pub use component::Component;
@@ -65,5 +71,5 @@ pub use digest::{Digest, ParseDigestError};
 pub use imports::RefusedImport;
 pub use limits::{Limit, LimitError, Limits};
 pub use log::{Level, LogLine, Origin, Progress};
-pub use planner::Attempt;
+pub use reducer::Reducer;
 pub use sandbox::{EngineError, Sandbox, SandboxError, SandboxOptions};

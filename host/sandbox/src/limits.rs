@@ -46,6 +46,12 @@ pub struct Limits {
     pub reply_bytes: u64,
     /// Resource handles alive at once.
     pub handles: u64,
+    /// Rows that a reducer may give for one partition.
+    pub output_rows: u64,
+    /// Rows that a reducer may give for each row that it takes, beside a million for nothing.
+    pub output_rows_per_row: u64,
+    /// What a reducer may give for one partition, in bytes of host memory.
+    pub output_bytes: u64,
 }
 
 impl Limits {
@@ -68,6 +74,9 @@ impl Limits {
             text_bytes: 10_000,
             reply_bytes: 16 * MIB,
             handles: 10_000,
+            output_rows: 1_000_000_000_000,
+            output_rows_per_row: 1_000,
+            output_bytes: 1024 * 1024 * MIB,
         }
     }
 
@@ -90,6 +99,9 @@ impl Limits {
             text_bytes: 10_000,
             reply_bytes: 8 * MIB,
             handles: 1_000,
+            output_rows: 100_000_000,
+            output_rows_per_row: 100,
+            output_bytes: 10 * 1024 * MIB,
         }
     }
 }
@@ -122,11 +134,15 @@ pub enum Limit {
     Text,
     /// [`Limits::reply_bytes`].
     Reply,
+    /// [`Limits::output_rows`] or [`Limits::output_rows_per_row`].
+    OutputRows,
+    /// [`Limits::output_bytes`].
+    OutputBytes,
 }
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Memory,
         Self::TableElements,
         Self::Cpu,
@@ -139,6 +155,8 @@ impl Limit {
         Self::Params,
         Self::Text,
         Self::Reply,
+        Self::OutputRows,
+        Self::OutputBytes,
     ];
 
     /// Returns the key under `limits:` of the plugin that raises the limit.
@@ -156,6 +174,8 @@ impl Limit {
             Self::Params => "params",
             Self::Text => "text",
             Self::Reply => "reply",
+            Self::OutputRows => "rows-out",
+            Self::OutputBytes => "bytes-out",
         }
     }
 
@@ -169,9 +189,18 @@ impl Limit {
 
     fn unit(self) -> Unit {
         match self {
-            Self::Memory | Self::Hostcall | Self::Sql | Self::Text | Self::Reply => Unit::Bytes,
+            Self::Memory
+            | Self::Hostcall
+            | Self::Sql
+            | Self::Text
+            | Self::Reply
+            | Self::OutputBytes => Unit::Bytes,
             Self::Cpu | Self::CallCpu | Self::Wall => Unit::Milliseconds,
-            Self::TableElements | Self::Statements | Self::Questions | Self::Params => Unit::Count,
+            Self::TableElements
+            | Self::Statements
+            | Self::Questions
+            | Self::Params
+            | Self::OutputRows => Unit::Count,
         }
     }
 }

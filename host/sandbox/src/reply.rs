@@ -3,8 +3,11 @@
 //! terminal could not take.
 
 use crate::call::CallError;
-use crate::contract::{Failure, Param, Plan, Publication, Question, Reply, Statement};
+use crate::contract::{
+    Failure, Field, Param, Plan, Publication, Question, Reply, Shape, ShapeReply, Statement,
+};
 use crate::limits::{Limit, LimitError, Limits};
+use crate::shape;
 use crate::text::{is_steering, shown};
 
 /// Checks a reply to a call with `answered` answers.
@@ -17,6 +20,23 @@ pub(crate) fn check(reply: &Reply, answered: usize, limits: &Limits) -> Result<(
     match reply {
         Reply::Ask(questions) => checker.ask(questions, answered),
         Reply::Ready(plan) => checker.plan(plan),
+    }
+}
+
+/// Checks a reducer's reply to a call with `answered` answers.
+///
+/// # Errors
+///
+/// As [`check`].
+pub(crate) fn check_shape(
+    reply: &ShapeReply,
+    answered: usize,
+    limits: &Limits,
+) -> Result<(), CallError> {
+    let mut checker = Checker { limits, bytes: 0 };
+    match reply {
+        ShapeReply::Ask(questions) => checker.ask(questions, answered),
+        ShapeReply::Ready(shape) => checker.shape(shape),
     }
 }
 
@@ -70,18 +90,47 @@ impl Checker<'_> {
         for (n, statement) in plan.statements.iter().enumerate() {
             self.statement(statement, &place("statement", n, &statement.label))?;
         }
-        for (n, publication) in plan.publishes.iter().enumerate() {
-            self.publication(publication, &place("publication", n, &publication.alias))?;
-        }
-        for note in &plan.notes {
-            self.count::<String>()?;
-            self.text(note, "note", "the plan")?;
-            if note.chars().any(|c| is_steering(c) && c != '\n') {
-                return contract("note of the plan: it holds a control character".to_owned());
-            }
-        }
+        self.remarks(&plan.publishes, &plan.notes, "the plan")?;
         if let Some(reason) = &plan.ends_run {
             self.one_line(reason, "ends-run", "the plan")?;
+        }
+        Ok(())
+    }
+
+    fn shape(&mut self, shape: &Shape) -> Checked {
+        const PLACE: &str = "the shape";
+
+        self.sql(&shape.select_sql, PLACE)?;
+        self.params(&shape.params, PLACE)?;
+        for (what, names) in [
+            ("table", &shape.reads),
+            ("key", &shape.key),
+            ("order-by", &shape.order_by),
+        ] {
+            for name in names {
+                self.count::<String>()?;
+                self.one_line(name, what, PLACE)?;
+            }
+        }
+        self.one_line(&shape.target, "target", PLACE)?;
+        for field in &shape.output {
+            self.count::<Field>()?;
+            self.add(field.name.len())?;
+        }
+        shape::check_fields(&shape.output)?;
+        self.remarks(&shape.publishes, &shape.notes, PLACE)
+    }
+
+    fn remarks(&mut self, publishes: &[Publication], notes: &[String], of: &str) -> Checked {
+        for (n, publication) in publishes.iter().enumerate() {
+            self.publication(publication, &place("publication", n, &publication.alias))?;
+        }
+        for note in notes {
+            self.count::<String>()?;
+            self.text(note, "note", of)?;
+            if note.chars().any(|c| is_steering(c) && c != '\n') {
+                return contract(format!("note of {of}: it holds a control character"));
+            }
         }
         Ok(())
     }
@@ -193,7 +242,7 @@ fn no_nul(text: &str, what: &str, place: &str) -> Checked {
 }
 
 /// Names an element for people, by its number from 1 and its label, which is not checked yet.
-fn place(element: &str, n: usize, label: &str) -> String {
+pub(crate) fn place(element: &str, n: usize, label: &str) -> String {
     const LABEL_BYTES_MAX: usize = 60;
 
     format!("{element} {} (`{}`)", n + 1, shown(label, LABEL_BYTES_MAX))

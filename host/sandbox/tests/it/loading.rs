@@ -76,7 +76,7 @@ fn a_component_says_what_it_is() {
 }
 
 #[test]
-fn a_reducer_is_recognised_and_not_called() {
+fn a_reducer_is_recognised_and_is_no_planner() {
     let component = SANDBOX.load(&REDUCER).expect("it fits the contract");
 
     assert_eq!(component.description().kind, Kind::Reducer);
@@ -84,8 +84,20 @@ fn a_reducer_is_recognised_and_not_called() {
         component.inspection().exports,
         ["stepwell:step/reducing@0.1.0"]
     );
-    let outcome = component.attempt(&Limits::own(), AS_OF_US);
-    assert!(matches!(outcome, Err(CallError::NotAPlanner)));
+    let mut attempt = component
+        .attempt(&Limits::own(), AS_OF_US)
+        .expect("it starts");
+    let outcome = attempt.next(&run("ok", 0), &[]);
+    assert!(
+        matches!(
+            outcome,
+            Err(CallError::OtherKind {
+                wanted: Kind::Planner,
+                ..
+            })
+        ),
+        "{outcome:?}"
+    );
 }
 
 #[test]

@@ -9,3 +9,4 @@ mod bounds;
 mod crafted;
 mod guests;
 mod loading;
+mod reducing;
