@@ -92,7 +92,7 @@ impl Instance {
     /// Ends the attempt if what the plugin answered is not what it may answer.
     pub(crate) fn checked(&mut self, checked: Result<(), CallError>) -> Result<(), CallError> {
         self.is_over |= checked.is_err();
-        checked
+        checked.map_err(|error| call::with_log(&self.store, error))
     }
 }
 

@@ -55,8 +55,8 @@ pub enum CallError {
     },
 }
 
-/// Log lines that go with a trap.
-const TRAP_LOG_LINES: usize = 20;
+/// Log lines that go with an error.
+const ERROR_LOG_LINES: usize = 20;
 
 /// Text of wasmtime's private error for [`Limits::hostcall_bytes`]; a test holds it.
 const HOSTCALL_FUEL: &str = "fuel allocated for hostcalls has been exhausted";
@@ -76,6 +76,17 @@ pub(crate) fn store(runtime: &Runtime, state: State, limits: &Limits) -> Store<S
         Ok(UpdateDeadline::Continue(1))
     });
     store
+}
+
+/// Adds to a broken limit what the plugin said before it answered.
+pub(crate) fn with_log(store: &Store<State>, error: CallError) -> CallError {
+    match error {
+        CallError::Limit(breach) => CallError::Limit(LimitError {
+            log: last(store.data().log.lines()),
+            ..breach
+        }),
+        other => other,
+    }
 }
 
 /// Runs `call`, which runs the plugin's code.
@@ -98,8 +109,14 @@ pub(crate) fn guarded<T>(
 }
 
 fn explain(store: &mut Store<State>, error: &wasmtime::Error) -> CallError {
-    if let Some(breach) = store.data_mut().meter.take_breach() {
-        return CallError::Limit(breach);
+    let breach = store.data_mut().meter.take_breach();
+    let lines = store.data().log.lines();
+    if let Some(breach) = breach {
+        return CallError::Limit(LimitError {
+            backtrace: backtrace(error),
+            log: last(lines),
+            ..breach
+        });
     }
     if error
         .chain()
@@ -110,14 +127,20 @@ fn explain(store: &mut Store<State>, error: &wasmtime::Error) -> CallError {
             what: "data handed over in one call".to_owned(),
             allowed: store.hostcall_fuel() as u64,
             asked: None,
+            backtrace: backtrace(error),
+            log: last(lines),
         });
     }
-    let lines = store.data().log.lines();
     CallError::Trap {
         message: trap_message(error, lines),
         backtrace: backtrace(error),
-        log: lines[lines.len().saturating_sub(TRAP_LOG_LINES)..].to_vec(),
+        log: last(lines),
     }
+}
+
+/// Returns the lines that go with an error.
+fn last(lines: &[LogLine]) -> Vec<LogLine> {
+    lines[lines.len().saturating_sub(ERROR_LOG_LINES)..].to_vec()
 }
 
 fn trap_message(error: &wasmtime::Error, lines: &[LogLine]) -> String {

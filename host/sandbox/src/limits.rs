@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::log::LogLine;
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
@@ -217,6 +219,10 @@ pub struct LimitError {
     pub allowed: u64,
     /// What was asked for, in the same unit; none where it is only known to be more.
     pub asked: Option<u64>,
+    /// Functions that were running, innermost first; none where the plugin had already answered.
+    pub backtrace: Vec<String>,
+    /// The last lines that the plugin said.
+    pub log: Vec<LogLine>,
 }
 
 impl LimitError {
@@ -227,6 +233,8 @@ impl LimitError {
             what,
             allowed,
             asked,
+            backtrace: Vec::new(),
+            log: Vec::new(),
         }
     }
 }

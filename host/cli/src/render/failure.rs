@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::ops::Range;
 
 use stepwell_runner::{Problem, RunError, StatementPlace, StepPlace};
-use stepwell_sandbox::CallError;
+use stepwell_sandbox::{CallError, LimitError};
 use stepwell_warehouse::local::LocalError;
 use stepwell_warehouse::{StatementError, WarehouseError};
 use stepwell_workflow::{Span, Workflow};
@@ -211,7 +211,8 @@ fn server_remarks<'a>(message: Message<'a>, error: &WarehouseError) -> Message<'
 fn plugin_remarks<'a>(message: Message<'a>, error: &CallError) -> Message<'a> {
     match error {
         CallError::Failure(failure) => message.remark("detail", format!("code {}", failure.code)),
-        CallError::Trap { backtrace, log, .. } => {
+        CallError::Trap { backtrace, log, .. }
+        | CallError::Limit(LimitError { backtrace, log, .. }) => {
             let functions: Vec<&str> = backtrace
                 .iter()
                 .take(CRASH_LINES_MAX)

@@ -39,6 +39,7 @@ fn a_loop_ends_when_its_cpu_time_is_used_up() {
         panic!("{outcome:?}")
     };
     assert_eq!((error.limit, error.allowed), (Limit::Cpu, 50));
+    assert!(!error.backtrace.is_empty(), "it was somewhere");
     assert!(attempt.cpu() > limits.cpu);
     // A tick is 10 ms, and may be late by what the machine is busy with; CPU time is not.
     assert!(
@@ -189,6 +190,22 @@ fn nothing_more_is_asked_after_an_error() {
             Err(CallError::Over),
             "{what}"
         );
+    }
+}
+
+#[test]
+fn a_broken_limit_comes_with_what_was_said_before() {
+    let limits = Limits {
+        cpu: Duration::from_millis(50),
+        statements: 1,
+        ..Limits::third_party()
+    };
+
+    for what in ["talk-and-spin", "talk-and-answer"] {
+        let error = broken(&limits, what, 0);
+
+        let said: Vec<_> = error.log.iter().map(|line| line.message.as_str()).collect();
+        assert_eq!(said, ["begun", "far from done"], "{what}");
     }
 }
 

@@ -43,6 +43,16 @@ impl Guest for Step {
             "spin" => loop {
                 black_box(());
             },
+            "talk-and-spin" => {
+                talk();
+                loop {
+                    black_box(());
+                }
+            }
+            "talk-and-answer" => {
+                talk();
+                Ok(plan(vec![statement("select 1"); 2]))
+            }
             "sleep" => {
                 std::thread::sleep(std::time::Duration::from_secs(1_000_000));
                 Ok(note("slept".to_owned()))
@@ -119,6 +129,11 @@ impl Guest for Step {
             other => panic!("no such behaviour: {other}"),
         }
     }
+}
+
+fn talk() {
+    log::emit(log::Level::Info, "begun", &[]);
+    log::emit(log::Level::Info, "far from done", &[]);
 }
 
 /// A plan that uses every field.
