@@ -2,7 +2,7 @@
 
 use crate::call::CallError;
 use crate::contract::{Batch, Column, Field, Layout, Values, Varlen};
-use crate::shape::{BYTEA, word};
+use crate::shape::{BYTEA, check_fields, word};
 
 /// Checks a batch against the fields that it should have.
 ///
@@ -36,6 +36,16 @@ pub(crate) fn check(batch: &Batch, fields: &[Field]) -> Result<(), CallError> {
         })?;
     }
     Ok(())
+}
+
+/// Checks a batch and the fields that it should have, as [`Reducer`](crate::Reducer) does with all that a plugin gives.
+///
+/// # Errors
+///
+/// [`CallError::Contract`], for the first thing found.
+pub fn check_output(fields: &[Field], batch: &Batch) -> Result<(), CallError> {
+    check_fields(fields)?;
+    check(batch, fields)
 }
 
 /// Returns the bytes of all buffers.

@@ -4,8 +4,12 @@
 //! error when it finds some that break a promise. They then belong into `corpus/<target>/`, under a name that says what
 //! they are: `cargo test` reads every file there each time, without libFuzzer.
 
+mod batch;
+
 use std::collections::BTreeMap;
 use std::path::Path;
+
+pub use batch::batch;
 
 use serde_json::json;
 use stepwell_sandbox::{DESCRIPTION_BYTES_MAX, SECTION, inspect};
@@ -237,6 +241,11 @@ mod tests {
     #[test]
     fn descriptions_of_the_corpus() {
         assert!(run("corpus/description", description) > 0);
+    }
+
+    #[test]
+    fn batches_of_the_corpus() {
+        assert!(run("corpus/batch", batch) > 0);
     }
 
     #[test]
