@@ -40,6 +40,7 @@ pub fn bindings(world: World) -> TokenStream {
 }
 
 /// A world that a step exports.
+#[derive(Clone, Copy)]
 pub enum World {
     Planner,
     Reducer,

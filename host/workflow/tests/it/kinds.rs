@@ -67,12 +67,14 @@ impl StepKinds for TestKinds {
             gate: false,
             summary: "a plugin".into(),
             settings,
-            reads: greedy
-                .then(|| ["events", "manifest"].map(str::to_owned).into())
-                .unwrap_or_default(),
-            writes: greedy
-                .then(|| vec!["scratch".to_owned()])
-                .unwrap_or_default(),
+            reads: match greedy {
+                true => vec!["events".to_owned(), "manifest".to_owned()],
+                false => Vec::new(),
+            },
+            writes: match greedy {
+                true => vec!["scratch".to_owned()],
+                false => Vec::new(),
+            },
         })
     }
 }
