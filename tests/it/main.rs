@@ -7,6 +7,7 @@ mod faults;
 mod harness;
 mod inputs;
 mod program;
+mod property;
 mod real;
 mod run;
 mod strangers;
