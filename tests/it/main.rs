@@ -3,6 +3,7 @@
 //! [`harness`] starts one server for all tests, with a database for each; a module a promise.
 
 mod competition;
+mod examples;
 mod faults;
 mod harness;
 mod inputs;
