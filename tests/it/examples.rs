@@ -7,6 +7,9 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
 
+use stepwell_sandbox::contract::{Batch, Column, Field, Layout, RunInfo, Values, Varlen};
+use stepwell_sandbox::{Limits, Sandbox, SandboxOptions};
+
 use crate::harness::{Db, root, stream, workflow};
 
 const EXAMPLES: [&str; 3] = ["engaged-time", "rollup", "sessionize"];
@@ -131,4 +134,102 @@ async fn visitors_are_summed_up_from_their_days() {
     assert!(kept > 0);
     db.assert_equals_rebuild("visitors.yaml", "derived.visitors")
         .await;
+}
+
+/// The component that the SDK makes of a reducer, called as the host calls it: a group that goes on in the next batch is
+/// one group, and an open with the wrong columns is refused by name.
+#[test]
+fn a_reducer_folds_groups_across_batches_as_a_component() {
+    LazyLock::force(&BUILT);
+    let bytes =
+        std::fs::read(root().join("target/plugins/engaged-time.wasm")).expect("it was built");
+    let sandbox = Sandbox::new(SandboxOptions::default()).expect("the engine starts");
+    let component = sandbox.load(&bytes).expect("it fits the contract");
+    let run = RunInfo {
+        run_id: "0192".into(),
+        playbook: "engaged_time".into(),
+        step_id: "engaged-days".into(),
+        as_of_us: 0,
+        dialect: "postgres".into(),
+        traits: vec![],
+        source_json: "null".into(),
+        settings_json: r#"{"ids":"ids","into":"days","time":"t","event":"e","heartbeat":"10s"}"#
+            .into(),
+        relations: vec![],
+    };
+    let field = |name: &str, type_oid, layout| Field {
+        name: name.into(),
+        type_oid,
+        type_mod: -1,
+        layout,
+        nullable: true,
+    };
+    let input = [
+        field("visitor", 1043, Layout::Varlen),
+        field("day", 1082, Layout::Int32),
+        field("at", 1114, Layout::Int64),
+        field("event", 25, Layout::Varlen),
+        field("source_time", 1114, Layout::Int64),
+    ];
+    let output = [
+        field("visitor", 25, Layout::Varlen),
+        field("day", 1082, Layout::Int32),
+        field("page_views", 20, Layout::Int64),
+        field("page_pings", 20, Layout::Int64),
+        field("engaged_seconds", 20, Layout::Int64),
+        field("longest_streak_seconds", 20, Layout::Int64),
+        field("bounced", 16, Layout::Bits),
+        field("first_time", 1114, Layout::Int64),
+    ];
+    // One ping each, of one visitor, at these seconds of 1970-01-01.
+    let pings = |seconds: &[i64]| {
+        let column = |values| Column {
+            validity: None,
+            values,
+        };
+        let text = |word: &str| {
+            let length = u32::try_from(word.len()).expect("a word");
+            let offsets = (0..=u32::try_from(seconds.len()).expect("few")).map(|at| at * length);
+            Values::Varlen(Varlen {
+                offsets: offsets.collect(),
+                data: word.repeat(seconds.len()).into_bytes(),
+            })
+        };
+        let times: Vec<i64> = seconds.iter().map(|second| second * 1_000_000).collect();
+        Batch {
+            rows: u32::try_from(seconds.len()).expect("few"),
+            columns: vec![
+                column(text("a")),
+                column(Values::Int32(vec![0; seconds.len()])),
+                column(Values::Int64(times.clone())),
+                column(text("page_ping")),
+                column(Values::Int64(times)),
+            ],
+        }
+    };
+    let mut reducer = component
+        .reducer(&Limits::own(), &run, &input, &output)
+        .expect("it opens");
+    assert_eq!(
+        reducer.push(&pings(&[20, 25]), true).expect("no failure"),
+        None
+    );
+    assert_eq!(
+        reducer.push(&pings(&[100]), false).expect("no failure"),
+        None
+    );
+    let rows = reducer.finish().expect("no failure").expect("one row");
+    assert_eq!(rows.rows, 1);
+    assert_eq!(rows.columns[3].values, Values::Int64(vec![3]));
+    assert_eq!(rows.columns[4].values, Values::Int64(vec![25]));
+    assert_eq!(rows.columns[5].values, Values::Int64(vec![15]));
+    assert_eq!(reducer.finish().expect("no failure"), None);
+
+    let wrong = component
+        .reducer(&Limits::own(), &run, &input[..4], &output)
+        .expect_err("a column is missing");
+    assert!(
+        format!("{wrong:?}").contains("there is no column"),
+        "{wrong:?}"
+    );
 }
