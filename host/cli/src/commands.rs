@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use stepwell_runner::{Components, RunOptions};
-use stepwell_workflow::Workflow;
+use stepwell_workflow::{TrustPolicy, Workflow};
 
 use crate::cli::{Command, Global};
 use crate::exit;
@@ -27,12 +27,20 @@ use crate::project;
 /// The exit code, or why there is none yet.
 pub(crate) type Outcome = Result<u8, Failed>;
 
+/// The trust file of a machine.
+const SITE_TRUST_FILE: &str = "/etc/stepwell/trust.yaml";
+
+/// The environment variable that names one more trust file.
+const SITE_TRUST_VARIABLE: &str = "STEPWELL_TRUST";
+
 /// What every command gets.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub output: Output,
     /// The folder whose `.stepwell/` holds the private server.
     pub project: PathBuf,
+    /// What the site requires of plugins, whatever a workflow file says.
+    pub site_trust: Vec<TrustPolicy>,
 }
 
 impl Context {
@@ -41,13 +49,15 @@ impl Context {
         Ok(Self {
             output: output.clone(),
             project: project::directory(global.project.as_deref(), &current),
+            site_trust: site_trust()?,
         })
     }
 
     /// The step components, with the user's cache for compiled code.
     pub(crate) fn components(&self) -> Components {
         let cache = project::cache_directory(&|name| std::env::var_os(name).map(PathBuf::from));
-        let components = Components::new(stepwell_builtin::STEPS, cache);
+        let components = Components::new(stepwell_builtin::STEPS, cache)
+            .with_site_trust(self.site_trust.clone());
         match std::env::current_exe() {
             Ok(program) => components.with_compiler(program),
             // A third party's step that is not compiled yet is then refused, and says so.
@@ -61,6 +71,21 @@ impl Context {
             ..RunOptions::default()
         }
     }
+}
+
+/// Reads the site's trust files: the machine's if there is one, and the one that the environment
+/// names, which must be there.
+fn site_trust() -> Result<Vec<TrustPolicy>, Failed> {
+    let machine = PathBuf::from(SITE_TRUST_FILE);
+    let machine = machine.exists().then_some(machine);
+    let named = std::env::var_os(SITE_TRUST_VARIABLE)
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from);
+    let files = machine.into_iter().chain(named);
+    let read = |path: PathBuf| {
+        TrustPolicy::read(&path).map_err(|(file, problems)| Failed::TrustFile { file, problems })
+    };
+    files.map(read).collect()
 }
 
 /// Does what the command line says.

@@ -3,12 +3,13 @@
 use stepwell_runner::RunError;
 use stepwell_warehouse::WarehouseError;
 use stepwell_warehouse::local::LocalError;
-use stepwell_workflow::Workflow;
+use stepwell_workflow::{Problem, SourceFile, Workflow};
 
 use crate::exit;
 use crate::output::Output;
 use crate::render::failure;
 use crate::render::message::Message;
+use crate::render::problems;
 
 /// Why a command ends without success, where the words are still to be told.
 #[derive(Debug)]
@@ -34,6 +35,11 @@ pub(crate) enum Failed {
         /// More, each under a name: `detail`, `cause`.
         details: Vec<(&'static str, String)>,
         help: Option<String>,
+    },
+    /// The site's trust file cannot be used, so nothing that it may forbid is done.
+    TrustFile {
+        file: SourceFile,
+        problems: Vec<Problem>,
     },
     /// Stopped by this signal, between two pieces of work.
     Stopped(&'static str),
@@ -64,6 +70,7 @@ impl Failed {
             Self::Run { error, .. } => exit::of_run(error),
             Self::Warehouse { .. } => exit::WAREHOUSE,
             Self::Plugin { .. } => exit::PLUGIN,
+            Self::TrustFile { .. } => exit::WORKFLOW,
             Self::Stopped(signal) => exit::of_signal(signal),
             Self::Other(_) => exit::INTERNAL,
         }
@@ -86,6 +93,9 @@ impl Failed {
                     message.remark(name, detail)
                 })
                 .remark_if("help", help.as_ref()),
+            Self::TrustFile { file, problems } => {
+                return problems::render(file, problems, &output.renderer());
+            }
             Self::Stopped(signal) => Message::error(format!("stopped by {signal}")),
             Self::Other(error) => failure::other(error),
         };

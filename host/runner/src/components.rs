@@ -10,11 +10,13 @@ use stepwell_sandbox::{
     SandboxError, SandboxOptions, describe,
 };
 use stepwell_workflow::{
-    LimitKey, LoadError, PluginEntry, PluginKind, Step, StepKind, StepKinds, Trust, Workflow,
+    LimitKey, LoadError, PluginEntry, PluginKind, Step, StepKind, StepKinds, Trust, TrustPolicy,
+    Workflow,
 };
 
 use crate::conversation::blocking;
 use crate::error::{Problem, RunError, one_line};
+use crate::trust;
 
 /// The step components that workflows may use. Clones share what is loaded.
 ///
@@ -30,6 +32,8 @@ struct Inner {
     /// Bytes of declared plugins by their file, as they were when their description was read.
     declared: Mutex<BTreeMap<PathBuf, Arc<[u8]>>>,
     sandbox: OnceLock<Sandbox>,
+    /// What the site requires of plugins, whatever a workflow says.
+    site: Vec<TrustPolicy>,
     loaded: Mutex<BTreeMap<Digest, Slot>>,
 }
 
@@ -66,6 +70,7 @@ impl Components {
             compiler: None,
             declared: Mutex::new(BTreeMap::new()),
             sandbox: OnceLock::new(),
+            site: Vec::new(),
             loaded: Mutex::new(BTreeMap::new()),
         }))
     }
@@ -77,6 +82,18 @@ impl Components {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             inner.compiler = Some(ChildCompiler::new(program));
         }
+        self
+    }
+
+    /// Returns the same, holding all plugins to these policies too, whatever a workflow says of itself.
+    ///
+    /// # Panics
+    ///
+    /// If there is a clone already: it would go without them.
+    #[must_use]
+    pub fn with_site_trust(mut self, policies: Vec<TrustPolicy>) -> Self {
+        let inner = Arc::get_mut(&mut self.0).expect("set up before it is shared");
+        inner.site = policies;
         self
     }
 
@@ -205,7 +222,12 @@ impl StepKinds for Components {
             .collect()
     }
 
-    fn load(&mut self, plugin: &PluginEntry, base: &Path) -> Result<StepKind, LoadError> {
+    fn load(
+        &mut self,
+        plugin: &PluginEntry,
+        trust: &TrustPolicy,
+        base: &Path,
+    ) -> Result<StepKind, LoadError> {
         let file = file(plugin, base);
         let error = |message: String, help: &str| LoadError {
             message,
@@ -245,18 +267,19 @@ impl StepKinds for Components {
                 "Build it, or correct `component:`.",
             )
         })?;
-        let found = Digest::of(&bytes).to_string();
+        let found = Digest::of(&bytes);
         if let Some(pinned) = &plugin.digest
-            && found != format!("sha256:{pinned}")
+            && found.to_string() != format!("sha256:{pinned}")
         {
             return Err(error(
                 format!(
                     "component {} is not the one that is pinned: it has {found}",
                     file.display()
                 ),
-                "If the change is wanted, write the new digest into the workflow file.",
+                "If the change is wanted, `stepwell plugin pin` writes the new digest into the workflow file.",
             ));
         }
+        trust::check(plugin, base, found, &self.0.site, trust)?;
         let description = describe(&bytes).map_err(|source| {
             error(
                 format!(

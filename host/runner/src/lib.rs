@@ -29,6 +29,7 @@ mod run;
 mod start;
 mod step;
 mod stop;
+mod trust;
 
 pub use components::Components;
 pub use connect::{local_server, target};
@@ -43,3 +44,4 @@ pub use report::{
 };
 pub use run::{RunOptions, run};
 pub use stop::{Stop, Stopper, stop};
+pub use trust::{SignatureState, keys as trusted_keys};

@@ -6,6 +6,7 @@ use thiserror::Error;
 use wasmtime::Engine;
 
 use crate::digest::Digest;
+use crate::imports::{self, RefusedImport};
 use crate::version::{Fit, HAS, Version};
 
 mod scan;
@@ -93,6 +94,14 @@ pub struct Inspection {
     pub imports: Vec<String>,
     /// Interfaces that it exports, likewise.
     pub exports: Vec<String>,
+}
+
+impl Inspection {
+    /// Returns the imports that steps are not given, with reasons; a component that has any is not
+    /// loaded.
+    pub fn refused_imports(&self) -> Vec<RefusedImport> {
+        imports::refused(&self.imports)
+    }
 }
 
 /// A component does not say what it is, or it is no component.

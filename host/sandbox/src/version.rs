@@ -92,6 +92,27 @@ mod tests {
         assert!(wit.contains(&format!("package stepwell:step@{CONTRACT};")));
     }
 
+    /// Plugins are built from these files, so a change to one concerns whoever has built a plugin.
+    #[test]
+    fn nobody_edits_the_contract_unaware() {
+        let files = [
+            ("planner.wit", include_str!("../../../sdk/wit/planner.wit")),
+            ("reducer.wit", include_str!("../../../sdk/wit/reducer.wit")),
+            ("types.wit", include_str!("../../../sdk/wit/types.wit")),
+        ];
+        let found = files.map(|(name, text)| {
+            let digest = crate::Digest::of(text.as_bytes()).to_string();
+            format!("{}  {name}\n", digest.trim_start_matches("sha256:"))
+        });
+        assert_eq!(
+            found.concat(),
+            include_str!("../../../sdk/wit/PUBLISHED"),
+            "sdk/wit has changed. If only comments did, or the contract was never in a release, renew the sums: \
+             `cd sdk/wit && sha256sum *.wit > PUBLISHED`, build tests/contract anew, and say it in CHANGELOG.md. \
+             If types or functions of a released contract changed, put its files back and add a new version beside it."
+        );
+    }
+
     #[test]
     fn before_one_the_middle_number_breaks() {
         let fit = |text: &str| text.parse::<Version>().map(Version::fit);

@@ -9,6 +9,7 @@ pub(crate) mod settings;
 mod settings_words;
 mod source;
 mod steps;
+mod trust;
 mod warehouse;
 
 pub use steps::STEPS_MAX;
@@ -20,7 +21,7 @@ use crate::problem::Problems;
 use crate::source_file::{SourceFile, Span};
 use crate::tree::{Entry, Kind, Node};
 use crate::words::quoted;
-use crate::workflow::{Schemas, Workflow};
+use crate::workflow::{PluginEntry, Schemas, TrustPolicy, Workflow};
 
 use stepwell_sql::TableName;
 
@@ -69,8 +70,13 @@ pub(crate) fn check(
         manifest: manifest.as_ref(),
         has_url,
     };
+    let trust = trust::check(fields.take("trust"), problems);
+    let files = plugins::Files {
+        base: file.folder(),
+        trust: &trust,
+    };
     let entry = fields.take("plugins");
-    let plugins = plugins::check(entry, &granting, kinds, file.folder(), problems);
+    let plugins = plugins::check(entry, &granting, kinds, &files, problems);
     let steps = fields.require("steps", "the list of what to do", problems);
     fields.done(problems);
 
@@ -101,9 +107,42 @@ pub(crate) fn check(
         schemas,
         manifest: manifest?,
         source,
+        trust,
         plugins,
         steps,
     })
+}
+
+/// Returns what the file declares of plugins and trust, whatever is wrong elsewhere in it.
+pub(crate) fn declarations(
+    root: &Node,
+    problems: &mut Problems,
+) -> (TrustPolicy, Vec<PluginEntry>) {
+    let start = Span::new(root.span.start, root.span.start);
+    // What is wrong with the rest is not asked here.
+    let mut elsewhere = Problems::default();
+    let Some(mut fields) = Fields::new(root, "the workflow file", start, problems) else {
+        return Default::default();
+    };
+    let schemas = check_schemas(fields.take("schemas"), &mut elsewhere);
+    let granting = grants::Surroundings {
+        playbook: None,
+        schemas: &schemas,
+        manifest: None,
+        has_url: false,
+    };
+    let trust = trust::check(fields.take("trust"), problems);
+    let plugins = plugins::declared(fields.take("plugins"), &granting, problems);
+    (trust, plugins)
+}
+
+/// Returns the policy of a site's file, which is the `trust:` block of a workflow by itself.
+pub(crate) fn site_trust(root: &Node, problems: &mut Problems) -> TrustPolicy {
+    let start = Span::new(root.span.start, root.span.start);
+    match Fields::new(root, "the trust file", start, problems) {
+        Some(fields) => trust::policy(fields, problems),
+        None => TrustPolicy::default(),
+    }
 }
 
 /// Whether the block names a warehouse, right or wrong.

@@ -107,6 +107,18 @@ fn top() -> Value {
         })),
         "manifest": of("table", "Table of processed batches. Default: `<derived>.manifest`."),
         "source": source(),
+        "trust": map("Whose signatures of plugins count, and which plugins need one.", &[], &json!({
+            "keys": {
+                "description": "Public keys, as `stepwell plugin keygen` prints them.",
+                "type": "array",
+                "items": text_of("^ed25519:[0-9a-f]{64}$", "ed25519:…"),
+            },
+            "require": {
+                "description": "Which plugins need a signature. Default: third-party where keys are listed, \
+                    otherwise nothing.",
+                "enum": ["third-party", "all", "nothing"],
+            },
+        })),
         "plugins": {
             "description": "Plugins that are not built in, by the name that `uses` has.",
             "type": "object",
@@ -265,15 +277,17 @@ fn limits() -> Value {
     )
 }
 
+/// A text with a variable in it fits everywhere: what it stands for, only a check knows.
+fn text_of(pattern: &str, example: &str) -> Value {
+    json!({
+        "type": "string",
+        "anyOf": [{"pattern": pattern}, {"$ref": "#/$defs/variable"}],
+        "examples": [example],
+    })
+}
+
 fn definitions() -> Map<String, Value> {
-    // A text with a variable in it fits everywhere: what it stands for, only a check knows.
-    let text = |pattern: &str, example: &str| {
-        json!({
-            "type": "string",
-            "anyOf": [{"pattern": pattern}, {"$ref": "#/$defs/variable"}],
-            "examples": [example],
-        })
-    };
+    let text = text_of;
     let duration = r"^\s*\d+(\.\d+)?\s*[A-Za-zµ]";
     let part = r#"([A-Za-z_][A-Za-z0-9_$]*|"[^"]+")"#;
     let definitions = json!({
@@ -295,6 +309,10 @@ fn definitions() -> Map<String, Value> {
             "digest": {
                 "$ref": "#/$defs/digest",
                 "description": "SHA-256 of the file. Another file at the path is refused.",
+            },
+            "signature": {
+                "description": "File with its signatures. Default: the component's with `.sig` behind.",
+                "type": "string",
             },
             "trust": {
                 "description": "Who wrote the plugin. Default: third-party.",

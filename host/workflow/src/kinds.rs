@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::workflow::PluginEntry;
+use crate::workflow::{PluginEntry, TrustPolicy};
 
 /// What a step plugin says of itself, from its descriptor.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,12 +49,19 @@ pub trait StepKinds {
     /// Reads the descriptor of a declared plugin, without running it. Called once for each entry of
     /// `plugins:`, in the order of the file.
     ///
-    /// `base` is the folder of the workflow file, to which [`PluginEntry::component`] is relative.
+    /// `trust` is the workflow's, and `base` its folder, to which [`PluginEntry::component`] is
+    /// relative.
     ///
     /// # Errors
     ///
-    /// When there is no such file, its digest is another, or it describes no step.
-    fn load(&mut self, plugin: &PluginEntry, base: &Path) -> Result<StepKind, LoadError>;
+    /// When there is no such file, its digest is another, it lacks a signature that it needs, or it
+    /// describes no step.
+    fn load(
+        &mut self,
+        plugin: &PluginEntry,
+        trust: &TrustPolicy,
+        base: &Path,
+    ) -> Result<StepKind, LoadError>;
 }
 
 /// Why a plugin cannot be used.

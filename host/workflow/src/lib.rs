@@ -7,7 +7,7 @@
 //! use std::collections::BTreeMap;
 //! use std::path::Path;
 //! use stepwell_workflow::{Inputs, LoadError, PluginEntry, PluginKind, StepKind, StepKinds};
-//! use stepwell_workflow::Workflow;
+//! use stepwell_workflow::{TrustPolicy, Workflow};
 //!
 //! /// A world with one step, `sql`.
 //! struct Sql;
@@ -33,7 +33,7 @@
 //!     fn names(&self) -> Vec<String> {
 //!         vec!["sql".into()]
 //!     }
-//!     fn load(&mut self, plugin: &PluginEntry, _: &Path) -> Result<StepKind, LoadError> {
+//!     fn load(&mut self, plugin: &PluginEntry, _: &TrustPolicy, _: &Path) -> Result<StepKind, LoadError> {
 //!         let message = format!("there is no file \"{}\"", plugin.component.display());
 //!         Err(LoadError { message, help: None })
 //!     }
@@ -86,12 +86,12 @@ pub use kinds::{LoadError, PluginKind, StepKind, StepKinds};
 pub use limits::{LimitKey, LimitUnit, Limits};
 pub use name::{PLAYBOOK_BYTES_MAX, Playbook, PlaybookError};
 pub use problem::{PROBLEMS_MAX, Problem, Severity};
-pub use read::{FILE_BYTES_MAX, Outcome};
+pub use read::{Declarations, FILE_BYTES_MAX, Outcome};
 pub use source_file::{SourceFile, Span};
 pub use stepwell_sql::TableName;
 pub use substitute::Inputs;
 pub use tree::{DEPTH_MAX, NODES_MAX};
 pub use workflow::{
-    Connection, Context, Grants, Login, Lookback, PluginEntry, RETRIES_MAX, Schemas, Secret,
-    Source, StatementGrant, Step, Trust, Warehouse, Workflow,
+    Connection, Context, Grants, Login, Lookback, PluginEntry, RETRIES_MAX, Require, Schemas,
+    Secret, Source, StatementGrant, Step, Trust, TrustPolicy, Warehouse, Workflow,
 };

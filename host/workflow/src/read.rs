@@ -9,7 +9,7 @@ use crate::problem::{Problem, Problems};
 use crate::source_file::SourceFile;
 use crate::substitute::{Inputs, substitute};
 use crate::tree;
-use crate::workflow::Workflow;
+use crate::workflow::{PluginEntry, TrustPolicy, Workflow};
 
 /// Largest workflow file, and largest SQL file that one refers to, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -63,6 +63,81 @@ impl Workflow {
         match workflow {
             Some(workflow) if !problems.fatal() => Ok((workflow, problems.finish(text))),
             _ => Err((file, problems.finish(text))),
+        }
+    }
+}
+
+/// What a workflow file declares of plugins, whether or not the rest of it holds together.
+///
+/// For tools that look after plugins: a workflow whose plugin is not pinned yet, or not built, has
+/// problems until they have done their work.
+#[derive(Debug, Clone)]
+pub struct Declarations {
+    /// The file, for messages.
+    pub source_file: SourceFile,
+    /// Whose signatures count.
+    pub trust: TrustPolicy,
+    /// Plugins that could be read, in the order of the file.
+    pub plugins: Vec<PluginEntry>,
+    /// What is wrong with them.
+    pub problems: Vec<Problem>,
+}
+
+impl Declarations {
+    /// Reads the file at `path`.
+    pub fn read(path: &Path, inputs: &Inputs<'_>) -> Self {
+        match read_text(path) {
+            Ok(text) => Self::parse(path, &text, inputs),
+            Err(reason) => {
+                let message = format!("could not read workflow file \"{}\"", path.display());
+                Self {
+                    source_file: SourceFile::new(path, ""),
+                    trust: TrustPolicy::default(),
+                    plugins: Vec::new(),
+                    problems: vec![Problem::error(message).with_detail(reason)],
+                }
+            }
+        }
+    }
+
+    /// Reads a text that is at hand; `path` names it.
+    pub fn parse(path: &Path, text: &str, inputs: &Inputs<'_>) -> Self {
+        let mut problems = Problems::default();
+        let read = tree::parse(text, &mut problems).map(|mut root| {
+            // Variables that are not given, or that nothing uses, are the whole check's to report.
+            substitute(&mut root, inputs, &mut Problems::default());
+            check::declarations(&root, &mut problems)
+        });
+        let (trust, plugins) = read.unwrap_or_default();
+        Self {
+            source_file: SourceFile::new(path, text),
+            trust,
+            plugins,
+            problems: problems.finish(text),
+        }
+    }
+}
+
+impl TrustPolicy {
+    /// Reads a site's policy: a file with `keys:` and `require:`, as a workflow has them under
+    /// `trust:`.
+    ///
+    /// # Errors
+    ///
+    /// Every problem of the file, which must not be passed over: a policy that cannot be read would
+    /// otherwise require nothing.
+    pub fn read(path: &Path) -> Result<Self, (SourceFile, Vec<Problem>)> {
+        let text = read_text(path).map_err(|reason| {
+            let message = format!("could not read trust file \"{}\"", path.display());
+            let problem = Problem::error(message).with_detail(reason);
+            (SourceFile::new(path, ""), vec![problem])
+        })?;
+        let mut problems = Problems::default();
+        let policy =
+            tree::parse(&text, &mut problems).map(|root| check::site_trust(&root, &mut problems));
+        match policy {
+            Some(policy) if !problems.fatal() => Ok(policy),
+            _ => Err((SourceFile::new(path, &text), problems.finish(&text))),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use stepwell_signature::PublicKey;
 use stepwell_sql::TableName;
 
 use crate::kinds::StepKind;
@@ -31,6 +32,8 @@ pub struct Workflow {
     pub manifest: TableName,
     /// Where events come from; none in a workflow whose steps read none.
     pub source: Option<Source>,
+    /// Whose signatures count, and which plugins need one.
+    pub trust: TrustPolicy,
     /// Plugins that are not built in, by the name that `uses:` has.
     pub plugins: BTreeMap<String, PluginEntry>,
     /// In the order of the file, at least one. See [`Workflow::order`] for the order of running.
@@ -229,6 +232,9 @@ pub struct PluginEntry {
     /// SHA-256 of the component's bytes, 64 lower-case hexadecimal digits; none if it is not
     /// pinned.
     pub digest: Option<String>,
+    /// The file with its signatures, relative to the folder of the workflow file. Default: the
+    /// component's with `.sig` behind.
+    pub signature: PathBuf,
     /// Who wrote it.
     pub trust: Trust,
     /// What its statements may touch: for a third party's all of it, for one of our own apart from
@@ -255,6 +261,39 @@ pub enum Trust {
     /// Anybody else. The default.
     #[default]
     ThirdParty,
+}
+
+/// Whose signatures count, and which plugins need one: the `trust:` block of a workflow file, or a
+/// site's file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TrustPolicy {
+    /// Keys whose signatures count.
+    pub keys: Vec<PublicKey>,
+    /// Which plugins need a signature by one of the keys.
+    pub require: Require,
+}
+
+/// Which plugins need a signature. Built-in steps are part of the program and need none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Require {
+    /// None does.
+    #[default]
+    Nothing,
+    /// Those of third parties do.
+    ThirdParty,
+    /// All that are not built in do.
+    All,
+}
+
+impl Require {
+    /// Whether a plugin of this origin needs a signature.
+    pub fn concerns(self, trust: Trust) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::ThirdParty => trust == Trust::ThirdParty,
+            Self::All => true,
+        }
+    }
 }
 
 /// What a plugin's statements may touch, and how.

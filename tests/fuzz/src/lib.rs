@@ -19,7 +19,7 @@ use stepwell_sql::{
 };
 use stepwell_workflow::{
     Inputs, LoadError, PROBLEMS_MAX, PluginEntry, PluginKind, StepKind, StepKinds, TableName,
-    Workflow,
+    TrustPolicy, Workflow,
 };
 
 /// A workflow file: it is refused with problems that have a place in the file, or it is a workflow.
@@ -184,7 +184,12 @@ impl StepKinds for Kinds {
         vec!["commit".to_owned(), "sql".to_owned()]
     }
 
-    fn load(&mut self, plugin: &PluginEntry, _: &Path) -> Result<StepKind, LoadError> {
+    fn load(
+        &mut self,
+        plugin: &PluginEntry,
+        _: &TrustPolicy,
+        _: &Path,
+    ) -> Result<StepKind, LoadError> {
         Ok(kind(&plugin.name))
     }
 }

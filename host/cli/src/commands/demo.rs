@@ -336,6 +336,7 @@ mod tests {
         let context = Context {
             output: Output::plain(),
             project: folder.path().to_owned(),
+            site_trust: Vec::new(),
         };
         let url = "postgres://postgres@/stepwell_demo?host=/a%20b/run&port=5432";
         let mut components = Components::new(stepwell_builtin::STEPS, None);

@@ -4,11 +4,20 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use stepwell_sandbox::{COMPONENT_BYTES_MAX, DescribeError, Inspection};
+use stepwell_workflow::{Declarations, Inputs, Problem, Severity};
 
 use super::{Context, Outcome};
 use crate::failed::Failed;
+use crate::files::Vars;
+use crate::render::problems;
 
+mod build;
 mod inspect;
+mod list;
+mod new;
+mod pin;
+mod sign;
+mod test;
 
 /// Write, build, test and look at steps of your own
 ///
@@ -21,12 +30,28 @@ pub(crate) struct PluginArgs {
 
 #[derive(Debug, Subcommand)]
 enum PluginCommand {
+    New(new::NewArgs),
+    Build(build::BuildArgs),
+    Test(test::TestArgs),
     Inspect(inspect::InspectArgs),
+    List(list::ListArgs),
+    Pin(pin::PinArgs),
+    Keygen(sign::KeygenArgs),
+    Sign(sign::SignArgs),
+    Verify(sign::VerifyArgs),
 }
 
 pub(crate) fn execute(args: &PluginArgs, context: &Context) -> Outcome {
     match &args.command {
+        PluginCommand::New(args) => new::execute(args, context),
+        PluginCommand::Build(args) => build::execute(args, context),
+        PluginCommand::Test(args) => test::execute(args, context),
         PluginCommand::Inspect(args) => inspect::execute(args, context),
+        PluginCommand::List(args) => list::execute(args, context),
+        PluginCommand::Pin(args) => pin::execute(args, context),
+        PluginCommand::Keygen(args) => sign::keygen(args, context),
+        PluginCommand::Sign(args) => sign::sign(args, context),
+        PluginCommand::Verify(args) => sign::verify(args, context),
     }
 }
 
@@ -81,6 +106,25 @@ fn refused(file: &Path, error: &DescribeError) -> Failed {
         details: cause.into_iter().map(|cause| ("cause", cause)).collect(),
         help: Some(help.to_owned()),
     }
+}
+
+/// Variables for workflow files, from flags and the environment.
+fn inputs(vars: &Vars) -> Inputs<'static> {
+    Inputs {
+        vars: vars.given.iter().cloned().collect(),
+        env: &|name| std::env::var(name).ok(),
+    }
+}
+
+/// Tells the problems of what a workflow file declares; returns whether one of them is an error.
+fn say_problems(declared: &Declarations, context: &Context) -> bool {
+    if !declared.problems.is_empty() {
+        let renderer = context.output.renderer();
+        let text = problems::render(&declared.source_file, &declared.problems, &renderer);
+        context.output.say(&text);
+    }
+    let is_error = |problem: &Problem| problem.severity == Severity::Error;
+    declared.problems.iter().any(is_error)
 }
 
 /// A plugin's component as an argument.

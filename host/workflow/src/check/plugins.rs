@@ -11,7 +11,13 @@ use crate::name::is_id;
 use crate::problem::{Problem, Problems};
 use crate::tree::{Entry, Kind};
 use crate::words::quoted;
-use crate::workflow::{PluginEntry, Trust};
+use crate::workflow::{PluginEntry, Trust, TrustPolicy};
+
+/// Where the files of plugins are, and whose signatures count.
+pub(super) struct Files<'a> {
+    pub(super) base: &'a Path,
+    pub(super) trust: &'a TrustPolicy,
+}
 
 /// A declared plugin, as far as it could be read.
 pub(super) struct Declared {
@@ -25,18 +31,11 @@ pub(super) fn check(
     entry: Option<&Entry>,
     around: &grants::Surroundings<'_>,
     kinds: &mut dyn StepKinds,
-    base: &Path,
+    files: &Files<'_>,
     problems: &mut Problems,
 ) -> BTreeMap<String, Declared> {
-    let Some(entry) = entry else {
-        return BTreeMap::new();
-    };
-    let Kind::Map(entries) = &entry.value.kind else {
-        mismatch(&entry.value, &key(entry), "a map of plugins", problems);
-        return BTreeMap::new();
-    };
     let mut plugins = BTreeMap::new();
-    for entry in entries {
+    for entry in entries(entry, problems) {
         let declared = Declared {
             entry: plugin(entry, around, problems),
             kind: None,
@@ -44,10 +43,32 @@ pub(super) fn check(
         };
         plugins.insert(
             entry.key.clone(),
-            named(entry, declared, kinds, base, problems),
+            named(entry, declared, kinds, files, problems),
         );
     }
     plugins
+}
+
+/// Returns the plugins as far as they can be read, and asks nobody for their descriptors.
+pub(super) fn declared(
+    entry: Option<&Entry>,
+    around: &grants::Surroundings<'_>,
+    problems: &mut Problems,
+) -> Vec<PluginEntry> {
+    let entries = entries(entry, problems);
+    let read = |entry| plugin(entry, around, problems);
+    entries.iter().filter_map(read).collect()
+}
+
+fn entries<'a>(entry: Option<&'a Entry>, problems: &mut Problems) -> &'a [Entry] {
+    match entry.map(|entry| (entry, &entry.value.kind)) {
+        None => &[],
+        Some((_, Kind::Map(entries))) => entries,
+        Some((entry, _)) => {
+            mismatch(&entry.value, &key(entry), "a map of plugins", problems);
+            &[]
+        }
+    }
 }
 
 /// Checks the plugin's name and asks for its descriptor.
@@ -55,7 +76,7 @@ fn named(
     entry: &Entry,
     mut declared: Declared,
     kinds: &mut dyn StepKinds,
-    base: &Path,
+    files: &Files<'_>,
     problems: &mut Problems,
 ) -> Declared {
     let name = quoted(&entry.key);
@@ -75,7 +96,7 @@ fn named(
         declared.used = true;
     }
     if let Some(plugin) = &declared.entry {
-        match kinds.load(plugin, base) {
+        match kinds.load(plugin, files.trust, files.base) {
             Ok(kind) => declared.kind = Some(kind),
             Err(error) => {
                 let message = format!("plugin {name}: {}", error.message);
@@ -103,6 +124,10 @@ fn plugin(
         text(&entry.value, &key(entry), expected, problems).map(PathBuf::from)
     });
     let digest = fields.take("digest");
+    let signature = fields.take("signature").and_then(|entry| {
+        let expected = "the path of its signature file";
+        text(&entry.value, &key(entry), expected, problems).map(PathBuf::from)
+    });
     let trust = fields.take("trust");
     let trust_value = trust.map_or(Trust::default(), |entry| trust_of(entry, problems));
     let grants = fields
@@ -122,8 +147,8 @@ fn plugin(
             problems.error_help(
                 entry.key_span,
                 message,
-                "what it is granted holds for one file: add `digest: sha256:…`, or write `trust: own` if your team \
-                 builds it",
+                "what it is granted holds for one file: pin it with `stepwell plugin pin`, or write `trust: own` if \
+                 your team builds it",
             );
         }
         if connection.is_none() && around.has_url {
@@ -142,9 +167,11 @@ fn plugin(
             "remove the key, or remove `trust: own`",
         );
     }
+    let path = path?;
     Some(PluginEntry {
         name: entry.key.clone(),
-        component: path?,
+        signature: signature.unwrap_or_else(|| beside(&path)),
+        component: path,
         digest: match digest {
             Some(entry) => Some(digest_of(entry, problems)?),
             None => None,
@@ -157,6 +184,13 @@ fn plugin(
         component_span: component.map(|entry| entry.value.span)?,
         digest_span: digest.map(|entry| entry.value.span),
     })
+}
+
+/// The signature file of a component that names no other.
+fn beside(component: &Path) -> PathBuf {
+    let mut path = component.as_os_str().to_owned();
+    path.push(".sig");
+    path.into()
 }
 
 /// Reads `sha256:` and 64 hexadecimal digits; returns the digits in lower case.

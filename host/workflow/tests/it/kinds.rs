@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use stepwell_workflow::{LoadError, PluginEntry, PluginKind, StepKind, StepKinds};
+use stepwell_workflow::{LoadError, PluginEntry, PluginKind, StepKind, StepKinds, TrustPolicy};
 
 /// The built-in steps with the descriptors of `kinds.json`, and any declared plugin whose file ends
 /// in `.wasm`.
@@ -38,7 +38,12 @@ impl StepKinds for TestKinds {
         names.map(str::to_owned).collect()
     }
 
-    fn load(&mut self, plugin: &PluginEntry, _: &Path) -> Result<StepKind, LoadError> {
+    fn load(
+        &mut self,
+        plugin: &PluginEntry,
+        _: &TrustPolicy,
+        _: &Path,
+    ) -> Result<StepKind, LoadError> {
         if plugin.component.extension().is_none_or(|e| e != "wasm") {
             return Err(LoadError {
                 message: format!("\"{}\" is not a component", plugin.component.display()),

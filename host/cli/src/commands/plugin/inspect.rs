@@ -19,8 +19,8 @@ use crate::render::words::{clean, number};
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  stepwell plugin inspect target/wasm32-wasip2/release/engaged_time.wasm
-  stepwell plugin inspect engaged_time.wasm --json | jq -r .digest
+  stepwell plugin inspect target/plugins/engaged-time.wasm
+  stepwell plugin inspect engaged-time.wasm --json | jq -r .digest
 
 Exit codes: 0 it is a step that runs here, 10 it is not.")]
 pub(crate) struct InspectArgs {
@@ -40,7 +40,7 @@ pub(crate) fn execute(args: &InspectArgs, context: &Context) -> Outcome {
     Ok(exit::SUCCESS)
 }
 
-fn as_json(inspection: &Inspection) -> Value {
+pub(super) fn as_json(inspection: &Inspection) -> Value {
     let about = &inspection.description;
     json!({
         "name": about.name,
