@@ -33,51 +33,9 @@
 //! # fn main() {}
 //! ```
 //!
-//! # A step from nothing to a workflow
-//!
-//! 1. A crate whose `Cargo.toml` says `crate-type = ["cdylib", "rlib"]` and depends on `stepwell-sdk` and `serde`. The
-//!    `rlib` is for tests: the same code runs natively under `cargo test`.
-//! 2. The code above, in `src/lib.rs`. [`settings`] has the types of which `with:` is made; they tell the host which tables
-//!    the step touches, so that `stepwell check` finds mistakes and nothing else can be reached.
-//! 3. A test: what the step would say for given settings and answers.
-//!
-//!    ```
-//!    # use stepwell_sdk::planner::{Ask, Plan, Run, Statement, Stop};
-//!    # use stepwell_sdk::settings::{ScratchInput, ScratchOutput};
-//!    # use stepwell_sdk::{Settings, sql};
-//!    # #[derive(serde::Deserialize, Settings)]
-//!    # pub struct With { from: ScratchInput, into: ScratchOutput }
-//!    # fn plan(run: &Run, with: &With, _ask: &mut Ask<'_>) -> Result<Plan, Stop> {
-//!    #     let (from, into) = (run.scratch(with.from.alias()), run.scratch(with.into.alias()));
-//!    #     let create = sql!("CREATE TABLE {into} AS\nSELECT count(*) AS n\nFROM {from}", into = into, from = from);
-//!    #     Ok(Plan::new().run(Statement::new("count", create).reads(&from).writes(&into)))
-//!    # }
-//!    use stepwell_sdk::testing::Conversation;
-//!
-//!    let text = Conversation::new(plan, r#"{ "from": "sessions", "into": "counted" }"#).golden();
-//!    assert!(text.contains("FROM scratch.sessions__sessions;"), "{text}");
-//!    ```
-//! 4. `cargo build --release --target wasm32-wasip2` makes the component.
-//! 5. The workflow names it, and uses it like any built-in step:
-//!
-//!    ```yaml
-//!    plugins:
-//!      count-rows: { component: ../target/wasm32-wasip2/release/count_rows.wasm, trust: own }
-//!    steps:
-//!      - id: counted
-//!        uses: count-rows
-//!        with: { from: sessions, into: counted }
-//!    ```
-//! 6. `stepwell check`, `stepwell plan` and `stepwell run`.
-//!
-//! A **reducer** goes the same way: instead of statements it names a SELECT, and folds the rows that it brings, one group
-//! at a time. [`reducer`] has a whole one, from its settings to its test. Choose it for what SQL cannot say: to send rows
-//! out and back costs about as much as a GROUP BY over them.
-//!
 //! Reading order: [`planner`] (what a step is given, what it answers), [`settings`] (the types of its `with:`), [`mod@sql`]
-//! and [`sql!`] (statements from checked pieces), [`catalog`] (questions about tables), [`incremental`] (the events of
-//! this run's ids), [`reducer`] and [`batch`] (rows in, rows out), [`testing`] (all of it under `cargo test`, without a
-//! host).
+//! and [`sql!`] (statements from checked pieces), [`catalog`] (questions about tables), [`testing`] (golden SQL under
+//! `cargo test`, without a host).
 //!
 //! What it does not do: give a step a connection, a clock, a file or the network. None of these crosses the boundary.
 

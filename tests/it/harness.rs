@@ -47,6 +47,12 @@ fn server() -> &'static LocalServer {
     })
 }
 
+/// Makes `folder` a project whose private server is that of the tests.
+pub fn share_server_with(folder: &Path) {
+    server();
+    std::os::unix::fs::symlink(temp(), folder.join(".stepwell")).expect("a link");
+}
+
 /// Components, with a cache that test runs share: compiling them is not what is tested here.
 pub fn components() -> Components {
     static COMPONENTS: OnceLock<Components> = OnceLock::new();

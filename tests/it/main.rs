@@ -7,6 +7,7 @@ mod examples;
 mod faults;
 mod harness;
 mod inputs;
+mod plugins;
 mod program;
 mod property;
 mod real;
