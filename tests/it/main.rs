@@ -11,6 +11,7 @@ mod plugins;
 mod program;
 mod property;
 mod real;
+mod reducers;
 mod run;
 mod strangers;
 mod workflows;

@@ -290,15 +290,6 @@ impl StepKinds for Components {
                 "Build it with the SDK for wasm32-wasip2.",
             )
         })?;
-        if description.kind == Kind::Reducer {
-            return Err(error(
-                format!(
-                    "plugin \"{}\" is a reducer, which this version does not run",
-                    plugin.name
-                ),
-                "Write the step as a planner for now.",
-            ));
-        }
         let mut declared = self
             .0
             .declared

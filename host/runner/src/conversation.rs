@@ -1,8 +1,8 @@
-//! Asking a planner what to do: it asks back, the warehouse answers, until there is a plan.
+//! Asking a plugin what to do: it asks back, the warehouse answers, until there is a plan or a shape.
 
 use std::future::Future;
 
-use stepwell_sandbox::contract::{Answer, Plan, Question, Reply, RunInfo};
+use stepwell_sandbox::contract::{Answer, Plan, Question, Reply, RunInfo, Shape, ShapeReply};
 use stepwell_sandbox::{Attempt, CallError, Component, Limits};
 use stepwell_warehouse::{Access, AnswerLimits, Canceller, Session, WarehouseError};
 
@@ -23,7 +23,7 @@ const ANSWER_LIMITS: AnswerLimits = AnswerLimits {
 /// How long a cancelled statement may take to end before its session is given up.
 const CANCEL_WAIT: std::time::Duration = std::time::Duration::from_millis(1500);
 
-/// A planner, and all that one conversation needs.
+/// A plugin, and all that one conversation needs.
 pub(crate) struct Conversation<'a> {
     pub(crate) component: Component,
     pub(crate) limits: &'a Limits,
@@ -43,7 +43,22 @@ impl Conversation<'_> {
         outcome.map_err(|error| error.at(place))
     }
 
-    async fn ask(self, session: &Session, interrupts: &Interrupts) -> Result<Plan, RunError> {
+    /// Returns the shape of a reducer, as [`plan`](Self::plan) does a plan.
+    pub(crate) async fn shape(
+        self,
+        session: &Session,
+        interrupts: &Interrupts,
+    ) -> Result<Shape, RunError> {
+        let place = self.place.clone();
+        let outcome = self.ask(session, interrupts).await;
+        outcome.map_err(|error| error.at(place))
+    }
+
+    async fn ask<T: Ready>(
+        self,
+        session: &Session,
+        interrupts: &Interrupts,
+    ) -> Result<T, RunError> {
         let (component, limits, as_of_us) = (
             self.component.clone(),
             self.limits.clone(),
@@ -57,16 +72,16 @@ impl Conversation<'_> {
             let reply;
             (attempt, info, answers, reply) = next(attempt, info, answers).await;
             match reply.map_err(|source| plugin(source, &self.place))? {
-                Reply::Ready(plan) => {
+                Turn::Ready(ready) => {
                     if round > 0 {
                         session
                             .rollback()
                             .await
                             .map_err(RunError::warehouse("end the questions"))?;
                     }
-                    return Ok(plan);
+                    return Ok(ready);
                 }
-                Reply::Ask(questions) => {
+                Turn::Ask(questions) => {
                     if round == 0 {
                         let began = interrupts
                             .guard(session, session.begin(Access::ReadOnly))
@@ -100,14 +115,55 @@ impl Conversation<'_> {
     }
 }
 
+/// A turn of the plugin.
+enum Turn<T> {
+    Ask(Vec<Question>),
+    Ready(T),
+}
+
+/// What a plugin answers with in the end.
+trait Ready: Sized + Send + 'static {
+    fn next(
+        attempt: &mut Attempt,
+        info: &RunInfo,
+        answers: &[Answer],
+    ) -> Result<Turn<Self>, CallError>;
+}
+
+impl Ready for Plan {
+    fn next(
+        attempt: &mut Attempt,
+        info: &RunInfo,
+        answers: &[Answer],
+    ) -> Result<Turn<Self>, CallError> {
+        Ok(match attempt.next(info, answers)? {
+            Reply::Ask(questions) => Turn::Ask(questions),
+            Reply::Ready(plan) => Turn::Ready(plan),
+        })
+    }
+}
+
+impl Ready for Shape {
+    fn next(
+        attempt: &mut Attempt,
+        info: &RunInfo,
+        answers: &[Answer],
+    ) -> Result<Turn<Self>, CallError> {
+        Ok(match attempt.next_shape(info, answers)? {
+            ShapeReply::Ask(questions) => Turn::Ask(questions),
+            ShapeReply::Ready(shape) => Turn::Ready(shape),
+        })
+    }
+}
+
 /// One call of the plugin, on a thread where it may block.
-async fn next(
+async fn next<T: Ready>(
     mut attempt: Attempt,
     info: RunInfo,
     answers: Vec<Answer>,
-) -> (Attempt, RunInfo, Vec<Answer>, Result<Reply, CallError>) {
+) -> (Attempt, RunInfo, Vec<Answer>, Result<Turn<T>, CallError>) {
     blocking(move || {
-        let reply = attempt.next(&info, &answers);
+        let reply = T::next(&mut attempt, &info, &answers);
         for line in attempt.take_log() {
             tracing::debug!(step = %info.step_id, "{}", line.message);
         }
@@ -131,7 +187,7 @@ async fn answer(
         .map_err(|source| RunError::new(Problem::Statement { source }))
 }
 
-fn plugin(source: CallError, place: &StepPlace) -> RunError {
+pub(crate) fn plugin(source: CallError, place: &StepPlace) -> RunError {
     let setting = match &source {
         CallError::Failure(failure) => failure.setting.clone(),
         _ => None,

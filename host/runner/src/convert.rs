@@ -40,7 +40,7 @@ pub(crate) fn answer(answer: warehouse::Answer) -> contract::Answer {
     }
 }
 
-fn field(field: warehouse::Field) -> contract::Field {
+pub(crate) fn field(field: warehouse::Field) -> contract::Field {
     contract::Field {
         name: field.name,
         type_oid: field.type_oid,
@@ -56,6 +56,58 @@ fn field(field: warehouse::Field) -> contract::Field {
             warehouse::Layout::Varlen => contract::Layout::Varlen,
         },
         nullable: field.nullable,
+    }
+}
+
+pub(crate) fn field_from(field: &contract::Field) -> warehouse::Field {
+    warehouse::Field {
+        name: field.name.clone(),
+        type_oid: field.type_oid,
+        type_mod: field.type_mod,
+        layout: match field.layout {
+            contract::Layout::Bits => warehouse::Layout::Bits,
+            contract::Layout::Int16 => warehouse::Layout::Int16,
+            contract::Layout::Int32 => warehouse::Layout::Int32,
+            contract::Layout::Int64 => warehouse::Layout::Int64,
+            contract::Layout::Single => warehouse::Layout::Single,
+            contract::Layout::Double => warehouse::Layout::Double,
+            contract::Layout::Fixed16 => warehouse::Layout::Fixed16,
+            contract::Layout::Varlen => warehouse::Layout::Varlen,
+        },
+        nullable: field.nullable,
+    }
+}
+
+pub(crate) fn batch(batch: warehouse::Batch) -> contract::Batch {
+    contract::Batch {
+        rows: batch.rows,
+        columns: batch.columns.into_iter().map(column).collect(),
+    }
+}
+
+pub(crate) fn batch_from(batch: contract::Batch) -> warehouse::Batch {
+    warehouse::Batch {
+        rows: batch.rows,
+        columns: batch.columns.into_iter().map(column_from).collect(),
+    }
+}
+
+fn column_from(column: contract::Column) -> warehouse::Column {
+    let values = match column.values {
+        contract::Values::Bits(values) => warehouse::Values::Bits(values),
+        contract::Values::Int16(values) => warehouse::Values::Int16(values),
+        contract::Values::Int32(values) => warehouse::Values::Int32(values),
+        contract::Values::Int64(values) => warehouse::Values::Int64(values),
+        contract::Values::Single(values) => warehouse::Values::Single(values),
+        contract::Values::Double(values) => warehouse::Values::Double(values),
+        contract::Values::Fixed16(values) => warehouse::Values::Fixed16(values),
+        contract::Values::Varlen(contract::Varlen { offsets, data }) => {
+            warehouse::Values::Varlen { offsets, data }
+        }
+    };
+    warehouse::Column {
+        validity: column.validity,
+        values,
     }
 }
 

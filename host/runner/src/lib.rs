@@ -23,6 +23,7 @@ mod observe;
 mod plan;
 mod policy;
 mod pool;
+mod reduce;
 mod report;
 mod retry;
 mod run;

@@ -9,6 +9,7 @@ use crate::connect;
 use crate::convert;
 use crate::error::{Problem, RunError};
 use crate::init;
+use crate::reduce::{self, Prepared};
 use crate::report::{PlanReport, PlannedStatement, PlannedStep};
 use crate::run::{Interrupt, Interrupts, RunOptions};
 use crate::step::{PLANNED, Steps};
@@ -80,6 +81,17 @@ async fn all(
         gate = Some((index, plan));
     }
     for index in steps.workflow.order() {
+        if steps.is_reducer(index) {
+            let shape = steps.conversation(index);
+            let shape = shape.shape(session, interrupts).await?;
+            let plan = reduce::as_plan(&shape);
+            let prepared = Prepared::new(shape, steps, index, session, interrupts).await?;
+            steps.publish(index, &plan);
+            let statements = prepared.planned(session, interrupts).await;
+            let statements = statements.map_err(|error| error.at(steps.place(index)))?;
+            report.steps.push(planned(steps, index, &plan, statements));
+            continue;
+        }
         let plan = match gate.take_if(|(gate, _)| *gate == index) {
             Some((_, plan)) => plan,
             None => steps.conversation(index).plan(session, interrupts).await?,

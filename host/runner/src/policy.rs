@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use stepwell_sandbox::contract::{Plan, Question, Statement};
+use stepwell_sandbox::contract::{Plan, Question, Shape, Statement};
 use stepwell_sql::lexer::{Token, TokenKind, tokens};
 use stepwell_sql::{StatementKind, TableName, split, statement_kind};
 use stepwell_workflow::{Step, Trust, Workflow};
@@ -137,6 +137,36 @@ impl Rights {
                 words(&kind)
             )),
         }
+    }
+
+    /// Checks the shape of a reducer that fills `target`: its SELECT can only read, and says that it reads what was
+    /// granted, its own target not among it.
+    pub(crate) fn check_shape(&self, shape: &Shape, target: &TableName) -> Result<(), String> {
+        let select = |problem: String| format!("the shape's SELECT {problem}");
+        match one_statement(&shape.select_sql).map_err(select)? {
+            StatementKind::Query if !may_change(&shape.select_sql) => {}
+            StatementKind::Query => return Err(select("can change tables".into())),
+            kind => return Err(select(format!("is {}, expected a SELECT", words(&kind)))),
+        }
+        let tokens = tokens(&shape.select_sql).map_err(|error| error.to_string())?;
+        let semicolon = |token: &Token<'_>| token.kind == TokenKind::Semicolon;
+        if tokens.iter().any(semicolon) {
+            return Err(select("ends with a semicolon".into()));
+        }
+        for name in &shape.reads {
+            let table = table(name).map_err(select)?;
+            if table == *target {
+                return Err(select(format!(
+                    "reads {table}, which the step itself makes"
+                )));
+            }
+            if !self.may_read(&table) {
+                return Err(select(format!(
+                    "reads table {table}, which the step was not granted"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Checks a whole plan; the first thing that is not allowed is the error.

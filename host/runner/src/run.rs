@@ -48,6 +48,11 @@ pub struct RunOptions {
     pub project_dir: PathBuf,
     /// Goes there rather than where the workflow says. Counts as private: missing tables of the host are made.
     pub target: Option<Target>,
+    /// In how many parts the rows of a reducer are read, and most rows of its batches. What comes out depends on neither;
+    /// a test shows it.
+    pub reducer_parts: Option<u32>,
+    /// See `reducer_parts`.
+    pub reducer_batch_rows: Option<u32>,
 }
 
 impl RunOptions {
@@ -145,6 +150,16 @@ struct Totals {
 }
 
 impl Context<'_> {
+    /// Returns a session for a step's work.
+    pub(crate) async fn take_session(&self) -> Result<Session, RunError> {
+        self.pool.take().await
+    }
+
+    /// Takes a session back after work that went well.
+    pub(crate) async fn give_back_session(&self, session: Session) {
+        self.pool.give_back(session).await;
+    }
+
     pub(crate) fn event(&self, event: &Event<'_>) {
         self.observer
             .event(self.steps.workflow.playbook.as_str(), event);

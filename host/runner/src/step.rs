@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use stepwell_sandbox::contract::{Plan, Relation, RunInfo};
 use stepwell_sandbox::{Component, Limits};
-use stepwell_workflow::{LimitKey, Step, Trust, Workflow};
+use stepwell_workflow::{LimitKey, PluginKind, Step, Trust, Workflow};
 
 use crate::conversation::Conversation;
 use crate::error::StepPlace;
@@ -25,6 +25,8 @@ pub(crate) struct Steps<'a> {
     pub(crate) as_of_us: i64,
     full_refresh: bool,
     max_batches: Option<u32>,
+    pub(crate) reducer_parts: Option<u32>,
+    pub(crate) reducer_batch_rows: Option<u32>,
     /// By index. Those of steps that need not be asked to see that nothing is pending come later.
     components: Mutex<BTreeMap<usize, Component>>,
     limits: Vec<Limits>,
@@ -51,6 +53,8 @@ impl<'a> Steps<'a> {
             as_of_us,
             full_refresh: options.full_refresh,
             max_batches: options.max_batches,
+            reducer_parts: options.reducer_parts,
+            reducer_batch_rows: options.reducer_batch_rows,
             components: Mutex::new(components),
             limits: workflow
                 .steps
@@ -98,6 +102,11 @@ impl<'a> Steps<'a> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .extend(components);
+    }
+
+    /// Whether the step folds rows.
+    pub(crate) fn is_reducer(&self, index: usize) -> bool {
+        self.workflow.steps[index].kind.kind == PluginKind::Reducer
     }
 
     pub(crate) fn rights(&self, index: usize) -> &Rights {

@@ -1,6 +1,7 @@
 //! Asking a plugin: a planner for its plan, a reducer for its shape.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use wasmtime::Store;
@@ -89,6 +90,10 @@ impl Instance {
         }
     }
 
+    pub(crate) fn stop_on(&mut self, stop: Arc<AtomicBool>) {
+        self.store.data_mut().meter.stop_on(stop);
+    }
+
     /// Ends the attempt if what the plugin answered is not what it may answer.
     pub(crate) fn checked(&mut self, checked: Result<(), CallError>) -> Result<(), CallError> {
         self.is_over |= checked.is_err();
@@ -135,6 +140,10 @@ impl Attempt {
         let checked = reply::check_shape(&reply, answers.len(), &instance.limits);
         instance.checked(checked)?;
         Ok(reply)
+    }
+
+    pub(crate) fn instance(&mut self) -> &mut Instance {
+        &mut self.instance
     }
 
     /// Returns what a reducer is called with.

@@ -42,6 +42,9 @@ pub enum CallError {
         /// What was wrong, and where.
         problem: String,
     },
+    /// The host asked for the attempt to end: see [`Reducer::stop_on`](crate::Reducer::stop_on).
+    #[error("the plugin was stopped")]
+    Stopped,
     /// An earlier call of this attempt ended with an error.
     #[error("this attempt ended with an earlier error")]
     Over,
@@ -68,11 +71,11 @@ pub(crate) fn store(runtime: &Runtime, state: State, limits: &Limits) -> Store<S
     store.set_hostcall_fuel(saturated(limits.hostcall_bytes));
     store.set_max_component_handles(saturated(limits.handles));
     store.epoch_deadline_callback(|mut store| {
-        store
-            .data_mut()
-            .meter
-            .check_time()
-            .map_err(wasmtime::Error::new)?;
+        let meter = &mut store.data_mut().meter;
+        if meter.is_stopped() {
+            return Err(wasmtime::Error::msg("stopped"));
+        }
+        meter.check_time().map_err(wasmtime::Error::new)?;
         Ok(UpdateDeadline::Continue(1))
     });
     store
@@ -95,6 +98,9 @@ pub(crate) fn guarded<T>(
     store: &mut Store<State>,
     call: impl FnOnce(&mut Store<State>) -> wasmtime::Result<T>,
 ) -> Result<T, CallError> {
+    if store.data().meter.is_stopped() {
+        return Err(CallError::Stopped);
+    }
     store.data_mut().meter.check_wall()?;
     let outcome = {
         let _running = runtime.ticker.run();
@@ -117,6 +123,9 @@ fn explain(store: &mut Store<State>, error: &wasmtime::Error) -> CallError {
             log: last(lines),
             ..breach
         });
+    }
+    if store.data().meter.is_stopped() {
+        return CallError::Stopped;
     }
     if error
         .chain()

@@ -1,5 +1,7 @@
 //! Counts what one attempt uses, and says no.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -26,6 +28,8 @@ pub(crate) struct Meter {
     wall_limit: Duration,
     began: Instant,
     breach: Option<LimitError>,
+    /// Set by whoever does not want an answer any more.
+    stop: Option<Arc<AtomicBool>>,
 }
 
 impl Meter {
@@ -52,7 +56,18 @@ impl Meter {
             wall_limit: limits.wall,
             began: Instant::now(),
             breach: None,
+            stop: None,
         }
+    }
+
+    /// Ends the calls of the attempt once `stop` is set.
+    pub(crate) fn stop_on(&mut self, stop: Arc<AtomicBool>) {
+        self.stop = Some(stop);
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        let stop = self.stop.as_ref();
+        stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
     }
 
     /// Begins to count CPU time. A call stays on one thread; the next one may be on another.

@@ -1,5 +1,8 @@
 //! Calling a reducer: rows in, rows out, and what comes out is held against what it declared.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use wasmtime::component::ResourceAny;
 
 use crate::attempt::Attempt;
@@ -47,6 +50,12 @@ impl Reducer {
         })
     }
 
+    /// Ends the call that is going on, within 10 ms or so, and refuses further ones, once `stop` is set: with
+    /// [`CallError::Stopped`].
+    pub fn stop_on(&mut self, stop: Arc<AtomicBool>) {
+        self.attempt.instance().stop_on(stop);
+    }
+
     /// Hands over the next rows; `continues` says that the last group goes on in the next batch. Returns the rows that the
     /// plugin gives back now.
     ///
@@ -80,8 +89,9 @@ impl Reducer {
         if output.as_ref().is_some_and(|batch| batch.rows == 0) {
             let problem =
                 "finish: it gives a batch without rows, expected none at the end".to_owned();
-            let (_, instance) = self.attempt.reducing()?;
-            instance.checked(Err(CallError::Contract { problem }))?;
+            self.attempt
+                .instance()
+                .checked(Err(CallError::Contract { problem }))?;
         }
         self.check(output)
     }
@@ -93,7 +103,7 @@ impl Reducer {
         self.rows_out = self.rows_out.saturating_add(batch.rows.into());
         self.bytes_out = self.bytes_out.saturating_add(batch::bytes(&batch));
         let (rows_in, rows_out, bytes_out) = (self.rows_in, self.rows_out, self.bytes_out);
-        let (_, instance) = self.attempt.reducing()?;
+        let instance = self.attempt.instance();
         let within = within(&instance.limits, rows_in, rows_out, bytes_out);
         let checked = within.and_then(|()| batch::check(&batch, &self.output));
         instance.checked(checked)?;

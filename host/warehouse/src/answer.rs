@@ -186,6 +186,22 @@ impl Answer {
     }
 }
 
+impl Batch {
+    /// Returns the bytes of all values, without offsets and validity.
+    pub fn bytes(&self) -> u64 {
+        let column = |column: &Column| match &column.values {
+            Values::Bits(values) | Values::Fixed16(values) => values.len(),
+            Values::Int16(values) => size_of_val(values.as_slice()),
+            Values::Int32(values) => size_of_val(values.as_slice()),
+            Values::Int64(values) => size_of_val(values.as_slice()),
+            Values::Single(values) => size_of_val(values.as_slice()),
+            Values::Double(values) => size_of_val(values.as_slice()),
+            Values::Varlen { data, .. } => data.len(),
+        };
+        self.columns.iter().map(column).sum::<usize>() as u64
+    }
+}
+
 impl Column {
     /// Returns whether the value is NULL.
     pub fn is_null(&self, row: usize) -> bool {

@@ -37,6 +37,7 @@ pub mod local;
 mod param;
 mod rows;
 mod session;
+mod snapshot;
 mod target;
 mod tls;
 
@@ -49,5 +50,6 @@ pub use grouped::{Grouped, GroupingError, Selection, inlined};
 pub use param::Param;
 pub use rows::Rows;
 pub use session::{Access, Canceller, Session, SessionOptions};
+pub use snapshot::Snapshot;
 pub use target::{Target, TargetError};
 pub use tls::SslMode;

@@ -57,6 +57,17 @@ impl Interrupts {
         }
     }
 
+    /// Waits until the work is to end, and says why.
+    pub(crate) async fn raised(&self) -> RunError {
+        let mut raised = self.raised.subscribe();
+        let found = raised.wait_for(Option::is_some).await.map(|found| *found);
+        match found {
+            Ok(Some(interrupt)) => self.error(interrupt),
+            // The sender lives as long as `self`.
+            _ => std::future::pending().await,
+        }
+    }
+
     /// Waits for work on a session unless the work of the run is to end, in which case it is cancelled on the server.
     pub(crate) async fn guard<T>(
         &self,

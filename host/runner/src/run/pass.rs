@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use stepwell_sandbox::contract::Plan;
+use stepwell_warehouse::Session;
 
 use super::{Context, Interrupt};
+use crate::conversation::Conversation;
 use crate::error::{Problem, RunError};
 use crate::execute::{Executed, Execution};
 use crate::observe::Event;
+use crate::reduce::{self, Prepared, Reduction};
 use crate::report::{StepReport, StepState};
 
 /// A step that ended.
@@ -165,6 +168,9 @@ impl Context<'_> {
             .take()
             .await
             .map_err(|error| error.at(place.clone()))?;
+        if self.steps.is_reducer(index) {
+            return self.reduce(index, session).await;
+        }
         let plan = match plan {
             Some(plan) => plan,
             None => {
@@ -191,6 +197,35 @@ impl Context<'_> {
         let executed = execution.run().await?;
         self.steps.publish(index, &plan);
         self.pool.give_back(session).await;
+        Ok((plan, executed))
+    }
+
+    /// A step that folds rows. Nothing but its scratch tables changes, so it may be repeated as a whole.
+    async fn reduce(&self, index: usize, session: Session) -> Result<(Plan, Executed), RunError> {
+        let steps = &self.steps;
+        let shape = steps.conversation(index);
+        let shape = shape.shape(&session, &self.interrupts).await?;
+        let plan = reduce::as_plan(&shape);
+        let prepared = Prepared::new(shape, steps, index, &session, &self.interrupts).await?;
+        let Conversation {
+            component,
+            limits,
+            info,
+            place,
+            ..
+        } = steps.conversation(index);
+        let reduction = Reduction {
+            context: self,
+            prepared,
+            component,
+            limits: limits.clone(),
+            info,
+            place,
+            parts: steps.reducer_parts,
+            batch_rows: steps.reducer_batch_rows,
+        };
+        let executed = reduction.run(session).await?;
+        steps.publish(index, &plan);
         Ok((plan, executed))
     }
 
