@@ -604,3 +604,35 @@ async fn sessions_are_what_plain_sql_says() {
     );
     assert_eq!(differing.await, 0);
 }
+
+/// A playbook is added while another one's run has a transaction open on the tables that both share.
+///
+/// Goal: neither waits for the other; making the tables of the new one takes no lock that a run is in the way of.
+/// Method: the locks of a run that is about to commit are held, and never given back while the new one runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn adding_a_playbook_waits_for_no_other() {
+    let db = Db::with_tables().await;
+    for batch in stream(81).take(6) {
+        db.land(&batch).await;
+    }
+    db.run(&workflow("sessions.yaml")).await.unwrap();
+    let own = read("visitor_days.yaml") + "\nmanifest: derived.visitor_days_manifest\n";
+    db.sql(
+        "BEGIN; LOCK TABLE stepwell.leases, stepwell.runs, stepwell.steps, stepwell.retries, derived.manifest
+         IN ROW EXCLUSIVE MODE",
+    )
+    .await;
+    // In a workflow of its own too: its manifest is there, and init looks at it again.
+    for text in [
+        &own,
+        &read("visitor_days.yaml").replace("visitor_days", "more_days"),
+    ] {
+        let (new, options) = (parse(text), db.options(&RunOptions::default()));
+        stepwell_runner::init(&new, &options).await.unwrap();
+        let report = db.run(&new).await.unwrap();
+        assert_eq!(report.outcome, Outcome::Done);
+    }
+    db.sql("ROLLBACK").await;
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+}

@@ -1,7 +1,7 @@
 //! The host's own tables: journal, leases, and the manifest of a playbook.
 
 use serde::Serialize;
-use stepwell_sql::{TableName, quote_ident};
+use stepwell_sql::{TableName, quote_ident, quote_literal};
 use stepwell_warehouse::{Access, AnswerLimits, Param, Session, WarehouseError};
 use stepwell_workflow::Workflow;
 
@@ -75,7 +75,12 @@ CREATE TABLE IF NOT EXISTS stepwell.runs (
   events bigint NOT NULL DEFAULT 0,
   error text
 );
-CREATE INDEX IF NOT EXISTS runs_playbook_started_at ON stepwell.runs (playbook, started_at);
+-- Asked for first, here and below: CREATE INDEX would wait for every run even where the index is there.
+DO $$ BEGIN
+  IF to_regclass('stepwell.runs_playbook_started_at') IS NULL THEN
+    CREATE INDEX runs_playbook_started_at ON stepwell.runs (playbook, started_at);
+  END IF;
+END $$;
 
 -- One row a step and pass.
 CREATE TABLE IF NOT EXISTS stepwell.steps (
@@ -107,7 +112,11 @@ CREATE TABLE IF NOT EXISTS stepwell.retries (
   sqlstate text,
   error text NOT NULL
 );
-CREATE INDEX IF NOT EXISTS retries_run_id ON stepwell.retries (run_id);
+DO $$ BEGIN
+  IF to_regclass('stepwell.retries_run_id') IS NULL THEN
+    CREATE INDEX retries_run_id ON stepwell.retries (run_id);
+  END IF;
+END $$;
 ";
 
 /// The statements that make the tables of one playbook.
@@ -123,7 +132,7 @@ fn playbook_tables(workflow: &Workflow, batch_type: Option<&str>) -> String {
     }
     if let Some(batch_type) = batch_type {
         let table = &workflow.manifest;
-        let index = quote_ident(&format!("{}_last_time", table.name()));
+        let index = TableName::new(table.schema(), format!("{}_last_time", table.name()));
         ddl += &format!(
             "
 -- The batches that playbooks have processed.
@@ -137,8 +146,14 @@ CREATE TABLE IF NOT EXISTS {table} (
   processed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (playbook, batch)
 );
-CREATE INDEX IF NOT EXISTS {index} ON {table} (playbook, last_time);
-"
+DO $$ BEGIN
+  IF to_regclass({literal}) IS NULL THEN
+    CREATE INDEX {name} ON {table} (playbook, last_time);
+  END IF;
+END $$;
+",
+            literal = quote_literal(&index.to_string()),
+            name = quote_ident(index.name()),
         );
     }
     ddl
