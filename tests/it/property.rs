@@ -67,3 +67,27 @@ async fn any_arrivals_equal_a_rebuild() {
     });
     futures_util::future::join_all(workers).await;
 }
+
+/// Batches whose names are in no order of time: a new one sorts before all that an index was walked from.
+///
+/// The walk began behind the last batch before the lookback, so that such a batch was never found, and nobody was told.
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_in_no_order_are_found_by_an_index() {
+    holds(include_str!("property/found/batches_in_no_order.json")).await;
+}
+
+/// A playbook stops in the middle of a backlog that another one with the same manifest has worked off: its rows are made
+/// of its own batches alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_playbook_reads_no_batch_that_only_another_has_processed() {
+    holds(include_str!(
+        "property/found/another_playbook_is_ahead.json"
+    ))
+    .await;
+}
+
+async fn holds(case: &str) {
+    let case: Case = serde_json::from_str(case).expect("a case as it is printed");
+    let why = check::failure(&check::database().await, &case).await;
+    assert_eq!(why, None);
+}

@@ -8,7 +8,8 @@
 //!
 //! It is the gate of a run: what is pending is found with questions alone, before any step acts, so a run with nothing to
 //! do writes nothing. With a b-tree on the batch column the batches are walked value by value, which costs as much as
-//! there are batches in the lookback, not events. Without one, the lookback's events are read.
+//! there are batches in the lookback, not events. Without one, the lookback's events are read. Where batches are no times
+//! or numbers but ids, their order says nothing of when they came, and all that the events have are walked.
 //!
 //! New batches are looked for from the lookback before the newest processed event on. Batches in that stretch are also
 //! counted again (`recount`): one that has grown is pending once more; one that has lost events is reported, since the

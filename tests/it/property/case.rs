@@ -12,6 +12,8 @@ pub const DAY: i64 = 24 * 60;
 pub struct Case {
     /// The workflow's lookback, in hours.
     pub lookback_hours: i64,
+    /// What a batch is.
+    pub batch: Batch,
     /// Whether an index on the batch column finds batches.
     pub batch_index: bool,
     /// Whether indexes find the events of a key.
@@ -22,6 +24,31 @@ pub struct Case {
     pub playbooks: Vec<usize>,
     /// In this order. A run of all playbooks follows the last one.
     pub ops: Vec<Op>,
+}
+
+/// What a batch is, as an expression over the events.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum Batch {
+    /// One value per load.
+    Column,
+    /// A stream, whose loads belong to an hour that grows while it lasts.
+    Hour,
+    /// One value per load; events without one belong to the day on which they were collected.
+    Mapped,
+    /// An id that does not say which batch came first.
+    Id,
+}
+
+impl Batch {
+    /// Returns the workflow's `batch:`.
+    pub fn expression(self) -> &'static str {
+        match self {
+            Self::Column => "etl_tstamp",
+            Self::Hour => "date_trunc('hour', load_tstamp)",
+            Self::Mapped => "coalesce(etl_tstamp, date_trunc('day', collector_tstamp))",
+            Self::Id => "v_tracker",
+        }
+    }
 }
 
 /// Something that happens to the source, or a run. Each can be left out without the others losing their sense.
@@ -88,6 +115,12 @@ impl Case {
         let chosen: Vec<usize> = (0..playbooks).filter(|_| dice.percent(45)).collect();
         let mut case = Self {
             lookback_hours: dice.pick(&[6, 2 * 24, 7 * 24, 60 * 24]),
+            batch: match dice.below(100) {
+                0..55 => Batch::Column,
+                55..70 => Batch::Hour,
+                70..85 => Batch::Mapped,
+                _ => Batch::Id,
+            },
             batch_index: dice.percent(50),
             key_indexes: dice.percent(50),
             own_manifests: dice.percent(30),
@@ -141,13 +174,17 @@ impl Arrivals {
                 let at = dice.index(self.events.len());
                 Op::DeleteEvent(self.events[at].id)
             }
-            _ => Op::Run(Run {
-                playbook: dice.percent(40).then(|| dice.index(playbooks)),
-                max_batches: dice.percent(40).then(|| dice.pick(&[1, 2, 3])),
-                stop_after: dice.percent(25).then(|| dice.pick(&[1, 2])),
-                full_refresh: dice.percent(6),
-                as_of: self.now + 10,
-            }),
+            _ => {
+                let max_batches = dice.percent(45).then(|| dice.pick(&[1, 2, 3]));
+                let stops = max_batches.is_some() && dice.percent(50);
+                Op::Run(Run {
+                    playbook: dice.percent(50).then(|| dice.index(playbooks)),
+                    max_batches,
+                    stop_after: stops.then(|| dice.pick(&[1, 2])),
+                    full_refresh: dice.percent(6),
+                    as_of: self.now + 10,
+                })
+            }
         }
     }
 

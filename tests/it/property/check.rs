@@ -7,7 +7,7 @@ use stepwell_workflow::Workflow;
 
 use crate::harness::{Db, components, parse};
 
-use super::case::{Case, Event, Op, Run};
+use super::case::{Batch, Case, Event, Op, Run};
 use super::playbooks::{PLAYBOOKS, Playbook};
 
 const CONTEXTS: &str = "atomic.com_snowplowanalytics_snowplow_web_page_1";
@@ -22,7 +22,7 @@ pub async fn database() -> Db {
         "ALTER TABLE atomic.events SET UNLOGGED, ALTER collector_tstamp DROP NOT NULL;
          ALTER TABLE {CONTEXTS} SET UNLOGGED;
          CREATE SCHEMA model;
-         CREATE UNLOGGED TABLE model.noted (playbook text, batch timestamp, run_id text);
+         CREATE UNLOGGED TABLE model.noted (playbook text, batch text, run_id text);
          CREATE UNLOGGED TABLE model.seen AS SELECT ''::text AS playbook, * FROM atomic.events;
          CREATE UNLOGGED TABLE model.gone AS TABLE model.seen"
     ))
@@ -89,7 +89,11 @@ impl<'a> Bench<'a> {
                atomic.by_page;"
         );
         if case.batch_index {
-            sql += "CREATE INDEX by_batch ON atomic.events (etl_tstamp);";
+            let _ = write!(
+                sql,
+                "CREATE INDEX by_batch ON atomic.events (({}));",
+                case.batch.expression()
+            );
         }
         if case.key_indexes {
             let _ = write!(
@@ -128,8 +132,10 @@ impl<'a> Bench<'a> {
         for event in events {
             *row += 1;
             rows.push(format!(
-                "('', '', {batch}, {time}, {derived}, 'e{id}', '{name}', {session}, {visitor}, {user}, '/{id}/{variant}',
+                "('', '', {tracker}, {batch}, {batch}, {time}, {derived}, 'e{id}', '{name}', {session}, {visitor}, {user}, '/{id}/{variant}',
                   {variant} * 50, 600, 1000, '{row}')",
+                // In no order, and the same for the same batch.
+                tracker = batch.map_or("CAST(NULL AS text)".to_owned(), |batch| format!("md5('{batch}')")),
                 batch = time(batch),
                 time = time(event.time),
                 derived = time(event.derived),
@@ -149,7 +155,7 @@ impl<'a> Bench<'a> {
             }
         }
         let mut sql = format!(
-            "INSERT INTO atomic.events (v_collector, v_etl, etl_tstamp, collector_tstamp, derived_tstamp, event_id, event_name,
+            "INSERT INTO atomic.events (v_collector, v_etl, v_tracker, etl_tstamp, load_tstamp, collector_tstamp, derived_tstamp, event_id, event_name,
                domain_sessionid, domain_userid, user_id, page_url, pp_yoffset_max, br_viewheight, doc_height, se_label)
              VALUES {};",
             rows.join(", ")
@@ -231,28 +237,29 @@ impl<'a> Bench<'a> {
     /// Notes which events the batches had that were processed by the run.
     async fn note(&self, playbook: &Playbook, run: &Run) {
         let (name, manifest) = (playbook.name, playbook.manifest(self.case));
+        let batch = format!("({})::text", self.case.batch.expression());
         let gone = match run.full_refresh {
             true => format!("DELETE FROM model.gone WHERE playbook = '{name}'"),
             false => format!(
                 "INSERT INTO model.gone SELECT s.* FROM model.seen AS s
                  WHERE s.playbook = '{name}'
-                   AND NOT EXISTS (SELECT FROM model.noted AS n WHERE n.playbook = '{name}' AND n.batch = s.etl_tstamp)
+                   AND NOT EXISTS (SELECT FROM model.noted AS n WHERE n.playbook = '{name}' AND n.batch = {batch})
                    AND NOT EXISTS (SELECT FROM atomic.events AS e WHERE e.se_label = s.se_label)"
             ),
         };
         self.db
             .sql(&format!(
                 "DELETE FROM model.noted AS n WHERE n.playbook = '{name}' AND NOT EXISTS (
-                   SELECT FROM {manifest} AS m WHERE m.playbook = '{name}' AND m.batch = n.batch AND m.run_id = n.run_id);
+                   SELECT FROM {manifest} AS m WHERE m.playbook = '{name}' AND m.batch::text = n.batch AND m.run_id = n.run_id);
                  {gone};
                  DELETE FROM model.seen AS s WHERE s.playbook = '{name}' AND NOT EXISTS (
-                   SELECT FROM model.noted AS n WHERE n.playbook = '{name}' AND n.batch = s.etl_tstamp);
+                   SELECT FROM model.noted AS n WHERE n.playbook = '{name}' AND n.batch = {batch});
                  INSERT INTO model.seen SELECT '{name}', e.* FROM atomic.events AS e
-                 WHERE e.etl_tstamp IN (SELECT batch FROM {manifest} WHERE playbook = '{name}')
-                   AND e.etl_tstamp NOT IN (SELECT batch FROM model.noted WHERE playbook = '{name}');
-                 INSERT INTO model.noted SELECT playbook, batch, run_id FROM {manifest} AS m
+                 WHERE {batch} IN (SELECT batch::text FROM {manifest} WHERE playbook = '{name}')
+                   AND {batch} NOT IN (SELECT batch FROM model.noted WHERE playbook = '{name}');
+                 INSERT INTO model.noted SELECT playbook, batch::text, run_id FROM {manifest} AS m
                  WHERE playbook = '{name}' AND NOT EXISTS (
-                   SELECT FROM model.noted AS n WHERE n.playbook = '{name}' AND n.batch = m.batch)"
+                   SELECT FROM model.noted AS n WHERE n.playbook = '{name}' AND n.batch = m.batch::text)"
             ))
             .await;
     }
@@ -279,8 +286,11 @@ impl<'a> Bench<'a> {
         floor: Option<String>,
     ) -> Result<(), String> {
         let floor = floor.unwrap_or_else(|| "timestamp '-infinity'".to_owned());
+        let expression = self.case.batch.expression();
         let (seen, counted) = match (self.case.batch_index, run.full_refresh) {
             (_, true) => ("true", "true"),
+            // All of them are walked.
+            (true, false) if self.case.batch == Batch::Id => ("true", "true"),
             // Batches are times, none before its events, but for those that are made up to be.
             (true, false) => ("b.batch >= f.floor", "b.batch >= f.floor"),
             // Only events since the floor are counted.
@@ -290,9 +300,9 @@ impl<'a> Bench<'a> {
             "SELECT b.batch::text AS batch, b.events AS has, m.events AS noted, f.floor::text AS floor
              FROM (SELECT {floor} AS floor) AS f
              CROSS JOIN LATERAL (
-               SELECT etl_tstamp AS batch, count(*) AS events, max(collector_tstamp) AS last,
+               SELECT {expression} AS batch, count(*) AS events, max(collector_tstamp) AS last,
                  count(*) FILTER (WHERE collector_tstamp >= f.floor) AS inside
-               FROM atomic.events WHERE etl_tstamp IS NOT NULL AND collector_tstamp IS NOT NULL GROUP BY 1
+               FROM atomic.events WHERE {expression} IS NOT NULL AND collector_tstamp IS NOT NULL GROUP BY 1
              ) AS b
              LEFT JOIN {manifest} AS m ON m.playbook = '{name}' AND m.batch = b.batch
              WHERE m.batch IS NULL AND b.last >= f.floor AND {seen}
@@ -310,11 +320,12 @@ impl<'a> Bench<'a> {
     /// What the SQL of a playbook sees.
     fn given(&self, playbook: &Playbook) -> String {
         let (name, manifest) = (playbook.name, playbook.manifest(self.case));
+        let batch = self.case.batch.expression();
         format!(
             "counted AS (
                SELECT *, ctid AS place FROM atomic.events
                WHERE collector_tstamp IS NOT NULL
-                 AND etl_tstamp IN (SELECT batch FROM {manifest} WHERE playbook = '{name}')
+                 AND {batch} IN (SELECT batch FROM {manifest} WHERE playbook = '{name}')
              ), once AS (
                SELECT * FROM (
                  SELECT *, row_number() OVER (
@@ -331,7 +342,7 @@ impl<'a> Bench<'a> {
                WHERE playbook = '{name}' AND NOT EXISTS (SELECT FROM atomic.events AS e WHERE e.se_label = s.se_label)
                UNION ALL
                SELECT '{name}', e.* FROM atomic.events AS e
-               WHERE etl_tstamp IN (SELECT batch FROM model.noted WHERE playbook = '{name}')
+               WHERE ({batch})::text IN (SELECT batch FROM model.noted WHERE playbook = '{name}')
                  AND NOT EXISTS (SELECT FROM model.seen AS s WHERE s.playbook = '{name}' AND s.se_label = e.se_label)
              )"
         )

@@ -30,6 +30,10 @@ impl Playbook {
             "lookback: 7 days",
             &format!("lookback: {}h", case.lookback_hours),
         );
+        let text = text.replace(
+            "batch: etl_tstamp",
+            &format!("batch: {}", case.batch.expression()),
+        );
         // What defrag does changes no row, and takes longer than everything else.
         let text = text.split("\n  - id: defrag").next().unwrap_or_default();
         format!("{text}\nmanifest: {}\n", self.manifest(case))

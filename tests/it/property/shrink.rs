@@ -1,6 +1,6 @@
 //! Makes a failing case smaller for as long as it fails.
 
-use super::case::{Case, Op};
+use super::case::{Batch, Case, Op};
 
 /// Most cases tried on the way. Each takes a second or less.
 const TRIES_MAX: usize = 400;
@@ -91,6 +91,7 @@ fn candidates(case: &Case) -> Vec<Case> {
         }
     }
     let simpler = [
+        |case: &mut Case| case.batch = Batch::Column,
         |case: &mut Case| case.batch_index = true,
         |case: &mut Case| case.key_indexes = true,
         |case: &mut Case| case.own_manifests = false,
