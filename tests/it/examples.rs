@@ -136,6 +136,105 @@ async fn visitors_are_summed_up_from_their_days() {
         .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn engaged_time_is_the_union_of_windows() {
+    let db = Db::with_tables().await;
+    run_over(&db, "engaged_time.yaml", 32).await;
+    let query = format!(
+        "WITH events AS ({}),
+         pings AS (
+           SELECT visitor, day, derived_tstamp AS until,
+             greatest(derived_tstamp - interval '10 seconds', day::timestamp) AS since
+           FROM events WHERE event_name = 'page_ping'
+         ),
+         apart AS (
+           SELECT *, coalesce(since - max(until) OVER (PARTITION BY visitor, day ORDER BY until
+             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) > interval '1 second', true) AS begins
+           FROM pings
+         ),
+         numbered AS (
+           SELECT *, count(*) FILTER (WHERE begins) OVER (PARTITION BY visitor, day ORDER BY until
+             ROWS UNBOUNDED PRECEDING) AS streak
+           FROM apart
+         ),
+         streaks AS (
+           SELECT visitor, day, max(until) - min(since) AS length FROM numbered GROUP BY visitor, day, streak
+         ),
+         engaged AS (
+           SELECT visitor, day, floor(extract(epoch FROM sum(length)))::bigint AS seconds,
+             floor(extract(epoch FROM max(length)))::bigint AS longest
+           FROM streaks GROUP BY visitor, day
+         )
+         SELECT visitor, day, count(*) FILTER (WHERE event_name = 'page_view'),
+           count(*) FILTER (WHERE event_name = 'page_ping'), coalesce(max(seconds), 0), coalesce(max(longest), 0),
+           count(*) FILTER (WHERE event_name = 'page_view') = 1 AND count(*) FILTER (WHERE event_name = 'page_ping') = 0,
+           min(collector_tstamp)
+         FROM events LEFT JOIN engaged USING (visitor, day)
+         GROUP BY visitor, day",
+        events("engaged_time")
+    );
+    assert_rows(&db, "derived.engaged_days", &query).await;
+    let merged = "SELECT count(*) FROM derived.engaged_days WHERE engaged_seconds BETWEEN 1 AND page_pings * 10 - 1";
+    assert!(db.number(merged).await > 0, "no windows overlap");
+    assert!(
+        db.number("SELECT count(*) FROM derived.engaged_days WHERE bounced")
+            .await
+            > 0
+    );
+    db.assert_equals_rebuild("engaged_time.yaml", "derived.engaged_days")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_end_by_inactivity_and_campaign() {
+    let db = Db::with_tables().await;
+    // Most visits are too short for a campaign within one: here, every tenth event brings one.
+    db.sql(
+        "CREATE FUNCTION atomic.campaign(text) RETURNS varchar LANGUAGE sql IMMUTABLE AS $$
+           SELECT CASE right($1, 1) WHEN '0' THEN 'spring' WHEN '1' THEN 'summer' END $$;
+         CREATE FUNCTION atomic.bring() RETURNS trigger LANGUAGE plpgsql AS $$
+           BEGIN NEW.mkt_campaign := atomic.campaign(NEW.event_id::text); RETURN NEW; END $$;
+         CREATE TRIGGER bring BEFORE INSERT ON atomic.events FOR EACH ROW EXECUTE FUNCTION atomic.bring()",
+    )
+    .await;
+    run_over(&db, "visitor_sessions.yaml", 33).await;
+    let query = format!(
+        "WITH events AS ({}),
+         paused AS (
+           SELECT *, coalesce(derived_tstamp - lag(derived_tstamp) OVER day > interval '30 minutes', true) AS pause
+           FROM events WINDOW day AS (PARTITION BY visitor, day ORDER BY derived_tstamp, event_id)
+         ),
+         visits AS (
+           SELECT *, count(*) FILTER (WHERE pause) OVER (PARTITION BY visitor, day ORDER BY derived_tstamp, event_id) AS visit
+           FROM paused
+         ),
+         begun AS (
+           SELECT *, pause OR mkt_campaign IS NOT NULL AND mkt_campaign IS DISTINCT FROM
+             lag(mkt_campaign) OVER (PARTITION BY visitor, day, visit, mkt_campaign IS NULL ORDER BY derived_tstamp, event_id)
+             AS begins
+           FROM visits
+         ),
+         numbered AS (
+           SELECT *, count(*) FILTER (WHERE begins) OVER (PARTITION BY visitor, day ORDER BY derived_tstamp, event_id) AS session
+           FROM begun
+         )
+         SELECT visitor, day, session,
+           CASE WHEN session = 1 THEN 'first' WHEN bool_or(pause) THEN 'inactivity' ELSE 'campaign' END,
+           min(derived_tstamp), max(derived_tstamp), count(*), count(*) FILTER (WHERE event_name = 'page_view'),
+           (array_agg(mkt_campaign ORDER BY derived_tstamp, event_id))[1]::text, min(collector_tstamp)
+         FROM numbered GROUP BY visitor, day, session",
+        events("visitor_sessions")
+    );
+    assert_rows(&db, "derived.visitor_sessions", &query).await;
+    for began_by in ["first", "inactivity", "campaign"] {
+        let sessions =
+            format!("SELECT count(*) FROM derived.visitor_sessions WHERE began_by = '{began_by}'");
+        assert!(db.number(&sessions).await > 0, "{began_by}");
+    }
+    db.assert_equals_rebuild("visitor_sessions.yaml", "derived.visitor_sessions")
+        .await;
+}
+
 /// The component that the SDK makes of a reducer, called as the host calls it: a group that goes on in the next batch is
 /// one group, and an open with the wrong columns is refused by name.
 #[test]
