@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use futures_util::future::join_all;
 use stepwell_sandbox::contract::{Answer, Plan, Question, Reply, RunInfo, Shape, ShapeReply};
 use stepwell_sandbox::{Attempt, CallError, Component, Limits};
 use stepwell_warehouse::{Access, AnswerLimits, Canceller, Session, WarehouseError};
@@ -10,6 +11,7 @@ use crate::convert;
 use crate::error::{Problem, RunError, StatementPlace, StepPlace};
 use crate::policy::Rights;
 use crate::run::Interrupts;
+use crate::together::Member;
 
 /// Rounds of questions after which a planner is taken for one that never stops.
 const ROUNDS_MAX: usize = 64;
@@ -29,6 +31,8 @@ pub(crate) struct Conversation<'a> {
     pub(crate) limits: &'a Limits,
     pub(crate) info: RunInfo,
     pub(crate) place: StepPlace,
+    /// Whom a question may be asked together with.
+    pub(crate) together: Option<&'a Member>,
 }
 
 impl Conversation<'_> {
@@ -66,7 +70,7 @@ impl Conversation<'_> {
         );
         let begun = blocking(move || component.attempt(&limits, as_of_us)).await;
         let mut attempt = begun.map_err(|source| plugin(source, &self.place))?;
-        let (mut info, mut answers) = (self.info, Vec::new());
+        let (mut info, mut answers) = (self.info.clone(), Vec::new());
         let mut asked = 0;
         for round in 0..ROUNDS_MAX {
             let reply;
@@ -88,31 +92,68 @@ impl Conversation<'_> {
                             .await?;
                         began.map_err(RunError::warehouse("ask the warehouse"))?;
                     }
-                    let count = asked + questions.len();
-                    for question in questions {
-                        asked += 1;
-                        let place = |sql: &str| StatementPlace {
-                            label: question.label.clone(),
-                            question: true,
-                            number: asked,
-                            count,
-                            sql: sql.to_owned(),
-                        };
-                        answers.push(answer(session, interrupts, &question).await.map_err(
-                            |error| {
-                                error.at(StepPlace {
-                                    statement: Some(place(&question.sql)),
-                                    ..self.place.clone()
-                                })
-                            },
-                        )?);
-                    }
+                    let new = self.answers(session, interrupts, &questions, asked).await?;
+                    answers.extend(new);
+                    asked += questions.len();
                 }
             }
         }
         let message = format!("the plugin still asks after {ROUNDS_MAX} rounds of questions");
         Err(RunError::new(Problem::Refused(message)))
     }
+}
+
+impl Conversation<'_> {
+    /// Puts questions that do not wait for each other's answers, all at once. `asked` is the number of those before.
+    async fn answers(
+        &self,
+        session: &Session,
+        interrupts: &Interrupts,
+        questions: &[Question],
+        asked: usize,
+    ) -> Result<Vec<Answer>, RunError> {
+        let asking = questions.iter().map(async |question| {
+            let asking = answer(session, interrupts, question);
+            match self.together {
+                None => asking.await,
+                Some(member) => {
+                    let asker = session.identity();
+                    member.answer(asker, interrupts, question, asking).await
+                }
+            }
+        });
+        let mut answers = Vec::new();
+        let mut failed: Option<(usize, RunError)> = None;
+        for (at, answered) in join_all(asking).await.into_iter().enumerate() {
+            match answered {
+                Ok(answer) => answers.push(answer),
+                // The server refuses those behind one that failed for no other reason than that.
+                Err(error) if failed.as_ref().is_none_or(|(_, first)| is_aborted(first)) => {
+                    failed = Some((at, error));
+                }
+                Err(_) => {}
+            }
+        }
+        let Some((at, error)) = failed else {
+            return Ok(answers);
+        };
+        let statement = StatementPlace {
+            label: questions[at].label.clone(),
+            question: true,
+            number: asked + at + 1,
+            count: asked + questions.len(),
+            sql: questions[at].sql.clone(),
+        };
+        Err(error.at(StepPlace {
+            statement: Some(statement),
+            ..self.place.clone()
+        }))
+    }
+}
+
+/// Whether a statement failed because one before it did.
+fn is_aborted(error: &RunError) -> bool {
+    error.warehouse_error().and_then(WarehouseError::sqlstate) == Some("25P02")
 }
 
 /// A turn of the plugin.

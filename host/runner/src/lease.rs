@@ -13,6 +13,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join3;
 use stepwell_warehouse::{Access, AnswerLimits, Param, Session};
 use stepwell_workflow::Workflow;
 
@@ -134,25 +135,28 @@ impl Lease {
         durability: Durability,
     ) -> Result<(), RunError> {
         let doing = || RunError::warehouse("begin a transaction");
-        session.begin(Access::ReadWrite).await.map_err(doing())?;
-        if durability == Durability::Scratch {
-            // What a crash of the server takes away with it, unlogged scratch tables are gone with anyway.
-            session
-                .batch("SET LOCAL synchronous_commit = off")
-                .await
-                .map_err(doing())?;
-        }
-        let held = session
-            .execute(
-                "SELECT FROM stepwell.leases AS l
-                JOIN pg_catalog.pg_stat_activity AS a
-                  ON a.pid = l.backend_pid AND coalesce(a.backend_start = l.backend_start, true)
-                WHERE l.playbook = $1 AND l.token = $2
-                FOR KEY SHARE OF l",
-                &[Param::Text(self.playbook.clone()), Param::Int64(self.token)],
-            )
-            .await
-            .map_err(RunError::warehouse("check the lease"))?;
+        // Sent one after the other without waiting in between. Should the first fail, the others change nothing.
+        let begin = session.begin(Access::ReadWrite);
+        let durability = async {
+            match durability {
+                // What a crash of the server takes away with it, unlogged scratch tables are gone with anyway.
+                Durability::Scratch => session.batch("SET LOCAL synchronous_commit = off").await,
+                Durability::Derived => Ok(()),
+            }
+        };
+        let params = [Param::Text(self.playbook.clone()), Param::Int64(self.token)];
+        let check = session.execute(
+            "SELECT FROM stepwell.leases AS l
+            JOIN pg_catalog.pg_stat_activity AS a
+              ON a.pid = l.backend_pid AND coalesce(a.backend_start = l.backend_start, true)
+            WHERE l.playbook = $1 AND l.token = $2
+            FOR KEY SHARE OF l",
+            &params,
+        );
+        let (begun, set, held) = join3(begin, durability, check).await;
+        begun.map_err(doing())?;
+        set.map_err(doing())?;
+        let held = held.map_err(RunError::warehouse("check the lease"))?;
         if held == 1 {
             return Ok(());
         }

@@ -30,6 +30,7 @@ mod run;
 mod start;
 mod step;
 mod stop;
+mod together;
 mod trust;
 
 pub use components::Components;
@@ -45,4 +46,5 @@ pub use report::{
 };
 pub use run::{RunOptions, run};
 pub use stop::{Stop, Stopper, stop};
+pub use together::Together;
 pub use trust::{SignatureState, keys as trusted_keys};

@@ -14,6 +14,7 @@ use stepwell_warehouse::{Session, Target};
 use stepwell_workflow::Workflow;
 
 use crate::components::Components;
+use crate::conversation::Conversation;
 use crate::error::{Problem, RunError, WarehouseState};
 use crate::journal::{Journal, Progress};
 use crate::lease::Lease;
@@ -24,6 +25,7 @@ use crate::retry::Retries;
 use crate::start::Start;
 use crate::step::Steps;
 use crate::stop::Stop;
+use crate::together::{Member, Together};
 
 pub(crate) use interrupts::{Interrupt, Interrupts};
 
@@ -53,6 +55,8 @@ pub struct RunOptions {
     pub reducer_parts: Option<u32>,
     /// See `reducer_parts`.
     pub reducer_batch_rows: Option<u32>,
+    /// The runs that start together with this one.
+    pub together: Together,
 }
 
 impl RunOptions {
@@ -80,6 +84,7 @@ pub async fn run(
     stop: Stop,
 ) -> Result<RunReport, RunError> {
     let begun = Instant::now();
+    let together = options.together.join();
     let as_of = options.point_in_time();
     let as_of_us = as_of.as_microsecond();
     let run_id = uuid::Uuid::now_v7().to_string();
@@ -106,6 +111,7 @@ pub async fn run(
         interrupts: Interrupts::new(workflow.playbook.as_str()),
         observer,
         retries: &retries,
+        together,
         committing: AtomicBool::new(false),
         state: Mutex::new(WarehouseState::Unchanged),
         totals: Mutex::new(Totals::default()),
@@ -134,6 +140,7 @@ pub(crate) struct Context<'a> {
     pool: Pool<'a>,
     observer: &'a dyn Observer,
     retries: &'a Retries,
+    together: Member,
     /// Whether a COMMIT with the manifest is on its way.
     pub(crate) committing: AtomicBool,
     state: Mutex<WarehouseState>,
@@ -322,13 +329,16 @@ impl Context<'_> {
 
     /// Asks the gate step what is pending, before any step acts.
     async fn ask_gate(&self, index: usize) -> Result<Plan, RunError> {
+        // The lease is taken, and what this run has committed so far is.
+        self.together.since_now();
+        self.together.meet().await;
         let asking = async || {
             let session = self.pool.take().await?;
-            let plan = self
-                .steps
-                .conversation(index)
-                .plan(&session, &self.interrupts)
-                .await?;
+            let conversation = Conversation {
+                together: Some(&self.together),
+                ..self.steps.conversation(index)
+            };
+            let plan = conversation.plan(&session, &self.interrupts).await?;
             self.pool.give_back(session).await;
             Ok(plan)
         };

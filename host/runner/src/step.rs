@@ -145,6 +145,7 @@ impl<'a> Steps<'a> {
             limits: &self.limits[index],
             info: self.info(index),
             place: self.place(index),
+            together: None,
         }
     }
 

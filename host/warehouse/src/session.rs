@@ -56,6 +56,7 @@ pub struct Session {
     connector: Option<MakeRustlsConnect>,
     server: String,
     version: String,
+    identity: String,
     pinned_at_start: bool,
     backend_pid: OnceCell<i32>,
 }
@@ -90,12 +91,15 @@ impl Session {
             version,
             pinned_at_start,
         } = connect::open(target, options).await?;
+        let (user, database, settings) = (target.user(), target.database(), &options.settings);
+        let identity = format!("{user} on {database} at {server} with {settings:?}");
         Ok(Self {
             client,
             shared,
             connector,
             server,
             version,
+            identity,
             pinned_at_start,
             backend_pid: OnceCell::new(),
         })
@@ -318,6 +322,12 @@ impl Session {
     /// Returns where the server is: `host:port`, or the path of its socket.
     pub fn server(&self) -> &str {
         &self.server
+    }
+
+    /// Returns what a statement's meaning depends on: server, database, user and given settings.
+    /// The same read-only statement on two sessions with the same identity sees the same.
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 
     pub(crate) fn begin_statement(&self) {

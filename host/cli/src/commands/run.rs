@@ -6,7 +6,7 @@ use clap::Args;
 use futures_util::future::join_all;
 use jiff::civil::DateTime;
 use jiff::{Timestamp, tz::TimeZone};
-use stepwell_runner::{Components, RunError, RunOptions, RunReport, Stop};
+use stepwell_runner::{Components, RunError, RunOptions, RunReport, Stop, Together};
 use stepwell_workflow::Workflow;
 
 use super::{Context, Outcome, block_on, first_failure};
@@ -89,8 +89,13 @@ pub(crate) fn execute(args: &RunArgs, context: &Context) -> Outcome {
         Err(files) => return refuse::<RunReport>(&files, args.json, output),
     };
     files::refuse_duplicates(&workflows)?;
+    let together = match args.in_order {
+        true => Together::default(),
+        false => Together::of(workflows.len()),
+    };
     let options = RunOptions {
         max_batches: args.max_batches,
+        together,
         ..args.shared.options(context)
     };
     let ended = block_on(async {

@@ -92,6 +92,23 @@ impl Interrupts {
             .map_err(|interrupt| self.error(interrupt))
     }
 
+    /// Waits for what no session of this run works on, unless the work of the run is to end.
+    pub(crate) async fn unless_raised<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, RunError> {
+        let mut raised = self.raised.subscribe();
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            _ = raised.wait_for(Option::is_some) => {
+                self.check()?;
+                // The sender lives as long as `self`, so there is a reason.
+                std::future::pending().await
+            }
+        }
+    }
+
     fn error(&self, interrupt: Interrupt) -> RunError {
         RunError::new(match interrupt {
             Interrupt::Signal(signal) => Problem::Stopped { signal },
