@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use stepwell_demo::{Batch, Stream, StreamOptions};
 use stepwell_runner::{Components, RunError, RunOptions, RunReport, Unobserved};
 use stepwell_sql::TableName;
-use stepwell_warehouse::local::{Durability, LocalOptions, LocalServer};
+use stepwell_warehouse::local::{Durability, LocalOptions, LocalServer, Status};
 use stepwell_warehouse::{AnswerLimits, CopyFormat, Session, SessionOptions, Target};
 use stepwell_workflow::{Inputs, Workflow};
 
@@ -53,6 +53,50 @@ pub fn share_server_with(folder: &Path) {
     std::os::unix::fs::symlink(temp(), folder.join(".stepwell")).expect("a link");
 }
 
+/// A server of one test's own, which may crash. It goes with the test.
+pub struct OwnServer {
+    server: LocalServer,
+    directory: PathBuf,
+}
+
+impl OwnServer {
+    /// Starts it. A commit is on the disk, as far as a crash of the server alone can tell.
+    pub fn start(name: &str) -> Self {
+        let options = LocalOptions {
+            durability: Durability::OffForTests,
+            settings: vec![("synchronous_commit".into(), "on".into())],
+        };
+        let directory = temp().with_extension(name);
+        let server = LocalServer::at(&directory, options);
+        server.ensure_running().expect("it starts");
+        Self { server, directory }
+    }
+
+    pub fn target(&self) -> Target {
+        self.server.target().expect("it was started")
+    }
+
+    /// Stops it in the way that rolls nothing back and writes nothing out, and starts it again.
+    pub fn crash(&self) {
+        let Ok(Status::Running { pid }) = self.server.status() else {
+            panic!("it does not run");
+        };
+        // SAFETY: a signal to a process that this test started.
+        unsafe { libc::kill(pid.try_into().expect("a pid"), libc::SIGQUIT) };
+        while self.server.status().expect("a directory") != Status::Stopped {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        self.server.ensure_running().expect("it starts again");
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        let _ = self.server.remove();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
 /// Components, with a cache that test runs share: compiling them is not what is tested here.
 pub fn components() -> Components {
     static COMPONENTS: OnceLock<Components> = OnceLock::new();
@@ -74,11 +118,16 @@ pub struct Db {
 impl Db {
     /// Returns an empty database.
     pub async fn empty() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let target = tokio::task::spawn_blocking(|| server().target().expect("it runs"))
             .await
             .expect("no panic");
+        Self::empty_on(target).await
+    }
+
+    /// Returns an empty database of another server.
+    pub async fn empty_on(target: Target) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let admin = Session::connect(&target, &SessionOptions::default())
             .await
             .expect("connect");
@@ -95,7 +144,12 @@ impl Db {
 
     /// Returns a database with the demo's tables and indexes, without rows.
     pub async fn with_tables() -> Self {
-        let db = Self::empty().await;
+        Self::empty().await.and_tables().await
+    }
+
+    /// Makes the demo's tables and indexes.
+    pub async fn and_tables(self) -> Self {
+        let db = self;
         for sql in stepwell_demo::schema_sql() {
             db.sql(&sql).await;
         }
@@ -108,6 +162,25 @@ impl Db {
     /// Returns the database's connection string.
     pub fn url(&self) -> String {
         self.target.socket_url().expect("it is on a socket")
+    }
+
+    /// Returns the database's connection string by way of a socket in another directory.
+    pub fn url_by(&self, directory: &Path) -> String {
+        let url = self.url();
+        let (user, _) = url.split_once("?host=").expect("a socket's url");
+        format!("{user}?host={}&port=5432", directory.display())
+    }
+
+    /// Returns the directory of the server's socket.
+    pub fn socket_directory(&self) -> PathBuf {
+        let url = self.url();
+        let (_, rest) = url.split_once("?host=").expect("a socket's url");
+        let directory = rest.split('&').next().expect("a directory");
+        percent_encoding::percent_decode_str(directory)
+            .decode_utf8()
+            .expect("UTF-8")
+            .as_ref()
+            .into()
     }
 
     /// Runs statements of the test's own.

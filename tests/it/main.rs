@@ -3,6 +3,7 @@
 //! [`harness`] starts one server for all tests, with a database for each; a module a promise.
 
 mod competition;
+mod drill;
 mod examples;
 mod faults;
 mod harness;
@@ -10,6 +11,7 @@ mod inputs;
 mod plugins;
 mod program;
 mod property;
+mod proxy;
 mod real;
 mod reducers;
 mod run;
