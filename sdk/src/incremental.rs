@@ -47,6 +47,9 @@ pub struct Batches {
     /// Whether the playbook has processed nothing before, or starts anew: the pending batches are then all that counts.
     #[serde(default)]
     pub from_nothing: bool,
+    /// How many batches are pending in all, where the gate step knows: for a run in slices to say how far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<u64>,
 }
 
 /// What is known about a table of ids. Its columns: those of the key, `since` (the time from which the id's events must

@@ -34,7 +34,8 @@
 //! ```
 //!
 //! Reading order: [`planner`] (what a step is given, what it answers), [`settings`] (the types of its `with:`), [`mod@sql`]
-//! and [`sql!`] (statements from checked pieces), [`catalog`] (questions about tables), [`testing`] (golden SQL under
+//! and [`sql!`] (statements from checked pieces), [`catalog`] (questions about tables), [`request`] (verify, replay,
+//! lookback), [`testing`] (golden SQL under
 //! `cargo test`, without a host).
 //!
 //! What it does not do: give a step a connection, a clock, a file or the network. None of these crosses the boundary.
@@ -47,6 +48,7 @@ pub mod catalog;
 pub mod incremental;
 pub mod planner;
 pub mod reducer;
+pub mod request;
 pub mod rows;
 pub mod schema;
 pub mod scratch;

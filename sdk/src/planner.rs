@@ -74,6 +74,11 @@ impl Run {
         &self.info.playbook
     }
 
+    /// Returns the id of the step in the workflow file.
+    pub fn step_id(&self) -> &str {
+        &self.info.step_id
+    }
+
     /// Returns the run's point in time, in microseconds since 1970-01-01 UTC. Nothing else tells the time.
     pub fn as_of_us(&self) -> i64 {
         self.info.as_of_us

@@ -2,6 +2,7 @@
 //!
 //! [`harness`] starts one server for all tests, with a database for each; a module a promise.
 
+mod commands;
 mod competition;
 mod drill;
 mod examples;

@@ -5,7 +5,9 @@ use std::sync::OnceLock;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{check, completions, demo, init, local, manifest, plan, plugin, run};
+use crate::commands::{
+    check, completions, demo, init, local, lookback, manifest, plan, plugin, run, verify,
+};
 use crate::exit;
 
 /// Keeps derived SQL tables up to date, batch by batch, instead of rebuilding them.
@@ -96,6 +98,8 @@ pub(crate) enum LogFormat {
 pub(crate) enum Command {
     Run(run::RunArgs),
     Plan(plan::PlanArgs),
+    Verify(verify::VerifyArgs),
+    Lookback(lookback::LookbackArgs),
     Check(check::CheckArgs),
     Init(init::InitArgs),
     Manifest(manifest::ManifestArgs),

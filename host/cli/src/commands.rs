@@ -5,10 +5,12 @@ pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod init;
 pub(crate) mod local;
+pub(crate) mod lookback;
 pub(crate) mod manifest;
 pub(crate) mod plan;
 pub(crate) mod plugin;
 pub(crate) mod run;
+pub(crate) mod verify;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -93,6 +95,8 @@ pub(crate) fn dispatch(command: Command, context: &Context) -> Outcome {
     match command {
         Command::Run(args) => run::execute(&args, context),
         Command::Plan(args) => plan::execute(&args, context),
+        Command::Verify(args) => verify::execute(&args, context),
+        Command::Lookback(args) => lookback::execute(&args, context),
         Command::Check(args) => check::execute(&args, context),
         Command::Init(args) => init::execute(&args, context),
         Command::Manifest(args) => manifest::execute(&args, context),

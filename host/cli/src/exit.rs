@@ -29,6 +29,10 @@ pub const INIT: u8 = 7;
 pub const LOCAL: u8 = 9;
 /// A plugin is not what it should be: it does not build, fails its test, or is no step that runs here.
 pub const PLUGIN: u8 = 10;
+/// `verify` found rows that are not as in a rebuild.
+pub const DIFFERS: u8 = 11;
+/// `verify` found no row that differs, but batches that no run comes by.
+pub const OUT_OF_REACH: u8 = 12;
 /// Stopped by SIGINT (Ctrl-C): 128 + 2.
 pub const SIGINT: u8 = 130;
 /// Stopped by SIGTERM: 128 + 15.
@@ -47,6 +51,8 @@ Exit codes:
     7  `stepwell init` is due
     9  the private local server lacks something, for example PostgreSQL's programs
    10  a plugin does not build, fails its test, or is no step that runs here
+   11  `verify`: rows are not as in a rebuild
+   12  `verify`: no row differs, but the source has batches that no run comes by
   130  stopped by SIGINT (Ctrl-C)
   143  stopped by SIGTERM
 With several files: the code of the first one that did not end well.";
@@ -179,7 +185,18 @@ mod tests {
     #[test]
     fn help_lists_every_code() {
         for code in [
-            SUCCESS, INTERNAL, USAGE, WORKFLOW, WAREHOUSE, LEASE, STEP, INIT, LOCAL, SIGINT,
+            SUCCESS,
+            INTERNAL,
+            USAGE,
+            WORKFLOW,
+            WAREHOUSE,
+            LEASE,
+            STEP,
+            INIT,
+            LOCAL,
+            DIFFERS,
+            OUT_OF_REACH,
+            SIGINT,
             SIGTERM,
         ] {
             let listed = HELP

@@ -78,6 +78,11 @@ impl Output {
         &self.0.bars
     }
 
+    /// Whether bars in results may be of Unicode's blocks: on a terminal.
+    pub(crate) fn bars_form(&self) -> bool {
+        io::stdout().is_terminal() && !terminal_is_dumb()
+    }
+
     /// Whether stderr takes colours.
     pub(crate) fn color_stderr(&self) -> bool {
         self.0.color_stderr

@@ -10,7 +10,7 @@ use stepwell_runner::{Event, Observer};
 use tracing::info;
 
 use crate::output::{Output, ProgressForm};
-use crate::render::words::{clean, count, duration};
+use crate::render::words::{clean, count, duration, number};
 
 const TICK: Duration = Duration::from_millis(100);
 
@@ -123,6 +123,7 @@ fn log(playbook: &str, event: &Event<'_>) {
             pass,
             batches,
             events,
+            ..
         } => info!(playbook, pass, batches, events, "pass started"),
         Event::StepDone {
             step,
@@ -164,6 +165,7 @@ fn line(playbook: &str, event: &Event<'_>) -> Option<String> {
             pass,
             batches: Some(batches),
             events,
+            backlog,
         } => {
             let slice = match pass {
                 1 => String::new(),
@@ -172,8 +174,18 @@ fn line(playbook: &str, event: &Event<'_>) -> Option<String> {
             let events = events.map_or(String::new(), |events| {
                 format!(" with {}", count(events, "event", "events"))
             });
+            let backlog = backlog.map_or(String::new(), |backlog| {
+                let left = backlog.left.map_or(String::new(), |left| {
+                    format!(", about {} left", duration(left))
+                });
+                format!(
+                    "; {} of {} done{left}",
+                    number(backlog.done),
+                    number(backlog.total)
+                )
+            });
             format!(
-                "{slice}{} pending{events}",
+                "{slice}{} pending{events}{backlog}",
                 count(*batches, "batch", "batches")
             )
         }
@@ -204,7 +216,7 @@ fn line(playbook: &str, event: &Event<'_>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use stepwell_runner::RetryReport;
+    use stepwell_runner::{Backlog, RetryReport};
 
     use super::*;
 
@@ -215,7 +227,16 @@ mod tests {
             pass,
             batches,
             events,
+            backlog: (pass > 2).then_some(Backlog {
+                done: 20,
+                total: 1000,
+                left: Some(Duration::from_secs(245)),
+            }),
         };
+        assert_eq!(
+            line(pass(3, Some(10), None)),
+            "sessions: slice 3: 10 batches pending; 20 of 1,000 done, about 4 min 05 s left"
+        );
         assert_eq!(
             line(pass(1, Some(3), Some(8452))),
             "sessions: 3 batches pending with 8,452 events"

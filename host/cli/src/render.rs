@@ -3,9 +3,11 @@
 
 pub(crate) mod failure;
 pub(crate) mod json;
+pub(crate) mod lookback;
 pub(crate) mod message;
 pub(crate) mod plan;
 pub(crate) mod problems;
 pub(crate) mod report;
 pub(crate) mod table;
+pub(crate) mod verify;
 pub(crate) mod words;

@@ -33,6 +33,41 @@ pub(crate) struct Conversation<'a> {
     pub(crate) place: StepPlace,
     /// Whom a question may be asked together with.
     pub(crate) together: Option<&'a Member>,
+    pub(crate) transaction: Questions,
+}
+
+/// The transaction in which questions are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Questions {
+    /// A read-only one of their own.
+    OnTheirOwn,
+    /// The one that is open, of which their part is read-only.
+    InTheOpenOne,
+}
+
+impl Questions {
+    async fn begin(self, session: &Session) -> Result<(), WarehouseError> {
+        match self {
+            Self::OnTheirOwn => session.begin(Access::ReadOnly).await,
+            Self::InTheOpenOne => {
+                session
+                    .batch("SAVEPOINT questions; SET TRANSACTION READ ONLY")
+                    .await
+            }
+        }
+    }
+
+    async fn end(self, session: &Session) -> Result<(), WarehouseError> {
+        match self {
+            Self::OnTheirOwn => session.rollback().await,
+            // Going back also ends the part that is read-only.
+            Self::InTheOpenOne => {
+                session
+                    .batch("ROLLBACK TO SAVEPOINT questions; RELEASE SAVEPOINT questions")
+                    .await
+            }
+        }
+    }
 }
 
 impl Conversation<'_> {
@@ -78,17 +113,15 @@ impl Conversation<'_> {
             match reply.map_err(|source| plugin(source, &self.place))? {
                 Turn::Ready(ready) => {
                     if round > 0 {
-                        session
-                            .rollback()
-                            .await
-                            .map_err(RunError::warehouse("end the questions"))?;
+                        let ended = self.transaction.end(session).await;
+                        ended.map_err(RunError::warehouse("end the questions"))?;
                     }
                     return Ok(ready);
                 }
                 Turn::Ask(questions) => {
                     if round == 0 {
                         let began = interrupts
-                            .guard(session, session.begin(Access::ReadOnly))
+                            .guard(session, self.transaction.begin(session))
                             .await?;
                         began.map_err(RunError::warehouse("ask the warehouse"))?;
                     }

@@ -11,8 +11,8 @@ use crate::run::RunOptions;
 
 /// Version of the tables that this build works with. Raised with every change to them; [`init`] brings older ones up.
 ///
-/// 2: `leases.expiry`, `retries`.
-pub(crate) const VERSION: i64 = 2;
+/// 2: `leases.expiry`, `retries`. 3: `runs.command`, `runs.request`.
+pub(crate) const VERSION: i64 = 3;
 
 /// What [`init`] did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -79,6 +79,14 @@ CREATE TABLE IF NOT EXISTS stepwell.runs (
 DO $$ BEGIN
   IF to_regclass('stepwell.runs_playbook_started_at') IS NULL THEN
     CREATE INDEX runs_playbook_started_at ON stepwell.runs (playbook, started_at);
+  END IF;
+END $$;
+-- What the run was for (`run`, `replay`, `forget`), and what of it was asked for.
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute
+    WHERE attrelid = 'stepwell.runs'::regclass AND attname = 'command' AND NOT attisdropped)
+  THEN
+    ALTER TABLE stepwell.runs ADD COLUMN command text NOT NULL DEFAULT 'run', ADD COLUMN request jsonb;
   END IF;
 END $$;
 

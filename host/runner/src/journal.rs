@@ -13,6 +13,15 @@ pub(crate) struct Journal {
     pub(crate) run_id: String,
 }
 
+/// What a run is for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Purpose {
+    /// `run`, `replay` or `forget`.
+    pub(crate) command: &'static str,
+    /// What was asked for; null for an ordinary run.
+    pub(crate) request: serde_json::Value,
+}
+
 /// What a pass through the steps has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
@@ -28,6 +37,7 @@ impl Journal {
         lease: &Lease,
         place: &str,
         as_of_us: i64,
+        purpose: &Purpose,
     ) -> Result<Self, RunError> {
         // A run that died could not say so itself; what it committed stays committed.
         let sql = "WITH died AS (
@@ -37,8 +47,9 @@ impl Journal {
                 error = 'gave no sign of life any more; run ' || $1 || ' took over'
               WHERE run_id = $6 AND finished_at IS NULL
             )
-            INSERT INTO stepwell.runs (run_id, playbook, state, place, stepwell_version, lease_token, took_over, as_of)
-            VALUES ($1, $2, 'running', $3, $4, $5, $6, to_timestamp($7::float8 / 1000000))";
+            INSERT INTO stepwell.runs (run_id, playbook, state, place, stepwell_version, lease_token, took_over, as_of,
+              command, request)
+            VALUES ($1, $2, 'running', $3, $4, $5, $6, to_timestamp($7::float8 / 1000000), $8, $9::jsonb)";
         let params = [
             Param::Text(lease.run_id.clone()),
             Param::Text(lease.playbook.clone()),
@@ -47,6 +58,11 @@ impl Journal {
             Param::Int64(lease.token),
             lease.took_over.clone().map_or(Param::Null, Param::Text),
             Param::Int64(as_of_us),
+            Param::Text(purpose.command.to_owned()),
+            match &purpose.request {
+                serde_json::Value::Null => Param::Null,
+                request => Param::Text(request.to_string()),
+            },
         ];
         control
             .execute(sql, &params)

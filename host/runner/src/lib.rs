@@ -18,12 +18,14 @@ mod execute;
 mod init;
 mod journal;
 mod lease;
+mod lookback;
 mod manifest;
 mod observe;
 mod plan;
 mod policy;
 mod pool;
 mod reduce;
+mod replay;
 mod report;
 mod retry;
 mod run;
@@ -32,19 +34,26 @@ mod step;
 mod stop;
 mod together;
 mod trust;
+mod verify;
 
 pub use components::Components;
 pub use connect::{local_server, target};
 pub use error::{Failure, Problem, RunError, StatementPlace, StepPlace, WarehouseState};
 pub use init::{InitReport, ddl, init};
-pub use manifest::{ManifestQuery, manifest_list};
-pub use observe::{Event, Observer, Unobserved};
+pub use lookback::{LookbackReport, lookback};
+pub use manifest::{
+    Batches, ForgetReport, Forgettable, ManifestQuery, ManifestRow, forget, forgettable,
+    manifest_list,
+};
+pub use observe::{Backlog, Event, Observer, Unobserved};
 pub use plan::plan;
+pub use replay::{Keys, Replay};
 pub use report::{
-    ManifestRow, Outcome, PlanReport, PlannedStatement, PlannedStep, RetryReport, RunReport,
-    StatementReport, StepReport, StepState,
+    Outcome, PlanReport, PlannedStatement, PlannedStep, RetryReport, RunReport, StatementReport,
+    StepReport, StepState,
 };
 pub use run::{RunOptions, run};
 pub use stop::{Stop, Stopper, stop};
 pub use together::Together;
 pub use trust::{SignatureState, keys as trusted_keys};
+pub use verify::{Sample, VerifyOptions, VerifyReport, found as verified, verify};

@@ -1,19 +1,90 @@
-//! Reading a playbook's manifest.
+//! Reading a playbook's manifest, and taking batches out of it.
 
-use stepwell_warehouse::{AnswerLimits, Param};
+use serde::Serialize;
+use serde_json::json;
+use stepwell_warehouse::{AnswerLimits, Param, Session};
 use stepwell_workflow::Workflow;
 
 use crate::connect;
-use crate::error::{Problem, RunError};
+use crate::error::{Problem, RunError, WarehouseState};
 use crate::init;
-use crate::report::ManifestRow;
+use crate::journal::{End, Journal, Progress, Purpose};
+use crate::lease::{self, Applicant, Durability, Lease};
+use crate::report::Outcome;
 use crate::run::RunOptions;
+use crate::start::place;
+
+/// Most batches that are listed or forgotten at once.
+const BATCHES_MAX: u32 = 100_000;
+
+/// Which of the processed batches.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Batches {
+    /// All of them.
+    #[default]
+    All,
+    /// These, each in its text form.
+    Named(Vec<String>),
+    /// Those with events in a stretch of time.
+    Range {
+        /// The earliest time, included.
+        since: Option<jiff::Timestamp>,
+        /// The latest time, excluded.
+        until: Option<jiff::Timestamp>,
+    },
+}
 
 /// Which rows to list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ManifestQuery {
+    /// Which batches.
+    pub batches: Batches,
     /// At most so many, the youngest batches first; at most 100,000.
     pub limit: u32,
+}
+
+/// A batch in the manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ManifestRow {
+    /// The batch, in its text form.
+    pub batch: String,
+    /// Its events when it was processed.
+    pub events: i64,
+    /// Time of its first event, in text form, UTC.
+    pub first_time: Option<String>,
+    /// Time of its last event, in text form, UTC.
+    pub last_time: Option<String>,
+    /// The run that processed it.
+    pub run_id: String,
+    /// When that was, in text form, UTC.
+    pub processed_at: String,
+}
+
+/// Batches that can be taken out of the manifest, and what would come of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Forgettable {
+    /// The batches, the youngest first.
+    pub rows: Vec<ManifestRow>,
+    /// Batches that were named and are not in the manifest.
+    pub unknown: Vec<String>,
+    /// Those of the batches that no run would find by their time: all their events lie before the lookback.
+    pub beyond_lookback: Vec<String>,
+    /// How many batches stay in the manifest.
+    pub remaining: u64,
+}
+
+/// What was taken out of the manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ForgetReport {
+    /// The playbook.
+    pub playbook: String,
+    /// The run under which the journal has it.
+    pub run_id: String,
+    /// Batches that are no longer in the manifest.
+    pub batches: u64,
+    /// Events that they had.
+    pub events: u64,
 }
 
 /// Returns batches that the playbook has processed, the youngest first.
@@ -26,32 +97,206 @@ pub async fn manifest_list(
     options: &RunOptions,
     query: &ManifestQuery,
 ) -> Result<Vec<ManifestRow>, RunError> {
+    let session = session(workflow, options).await?;
+    rows(
+        &session,
+        workflow,
+        &query.batches,
+        query.limit.min(BATCHES_MAX),
+    )
+    .await
+}
+
+/// Returns what [`forget`] would take out of the manifest. Nothing is written.
+///
+/// # Errors
+///
+/// As [`manifest_list`], and if there are more than 100,000 batches.
+pub async fn forgettable(
+    workflow: &Workflow,
+    options: &RunOptions,
+    batches: &Batches,
+) -> Result<Forgettable, RunError> {
+    let session = session(workflow, options).await?;
+    let rows = rows(&session, workflow, batches, BATCHES_MAX + 1).await?;
+    if rows.len() > BATCHES_MAX as usize {
+        return Err(RunError::new(Problem::Refused(format!(
+            "more than {BATCHES_MAX} batches at once; give a shorter stretch of time"
+        ))));
+    }
+    let names: Vec<String> = rows.iter().map(|row| row.batch.clone()).collect();
+    let unknown = match batches {
+        Batches::Named(named) => unknown(&session, workflow, named).await?,
+        _ => Vec::new(),
+    };
+    let (remaining, beyond_lookback) = reach(&session, workflow, options, &names).await?;
+    Ok(Forgettable {
+        rows,
+        unknown,
+        beyond_lookback,
+        remaining,
+    })
+}
+
+/// Takes batches out of the manifest, under the playbook's lease and journalled. The derived tables stay as they are.
+///
+/// # Errors
+///
+/// [`RunError`], after which the manifest is as it was; [`Problem::LeaseHeld`] while a run is alive.
+pub async fn forget(
+    workflow: &Workflow,
+    options: &RunOptions,
+    batches: &[String],
+) -> Result<ForgetReport, RunError> {
+    let run_id = uuid::Uuid::now_v7().to_string();
+    let target = connect::target(workflow, options).await?;
+    let (control, session) = tokio::try_join!(
+        connect::control(workflow, &target, &run_id),
+        connect::step(workflow, &target, &run_id),
+    )?;
+    init::ensure(&control, workflow, options).await?;
+    let place = place();
+    let applicant = Applicant {
+        playbook: workflow.playbook.as_str(),
+        run_id: &run_id,
+        place: &place,
+        expiry: lease::expiry(workflow),
+    };
+    let lease = Lease::take(&control, &applicant).await?;
+    let purpose = Purpose {
+        command: "forget",
+        request: json!({ "batches": batches }),
+    };
+    let as_of_us = options.point_in_time().as_microsecond();
+    let journal = Journal::begin(&control, &lease, &place, as_of_us, &purpose).await?;
+    let forgotten = delete(&session, workflow, &lease, &journal, batches).await;
+    let finishing = match &forgotten {
+        Ok(_) => {
+            journal
+                .finish(&control, &lease, &End::Well(&Outcome::Done, 1))
+                .await
+        }
+        Err(error) => {
+            journal
+                .finish(&control, &lease, &End::Badly(error, 0))
+                .await
+        }
+    };
+    let at = |mut error: RunError, state| {
+        (error.run_id, error.state) = (Some(run_id.clone()), state);
+        error
+    };
+    let (batches, events) = forgotten.map_err(|error| at(error, WarehouseState::Unchanged))?;
+    finishing.map_err(|error| at(error, WarehouseState::Committed))?;
+    let playbook = workflow.playbook.as_str().to_owned();
+    Ok(ForgetReport {
+        playbook,
+        run_id,
+        batches,
+        events,
+    })
+}
+
+/// Deletes and journals in one transaction; returns the number of batches and of their events.
+async fn delete(
+    session: &Session,
+    workflow: &Workflow,
+    lease: &Lease,
+    journal: &Journal,
+    batches: &[String],
+) -> Result<(u64, u64), RunError> {
+    let doing = || RunError::warehouse("take batches out of the manifest");
+    let kind = batch_type(session, workflow).await?;
+    lease.begin(session, Durability::Derived).await?;
+    let sql = format!(
+        "WITH forgotten AS (
+          DELETE FROM {} WHERE playbook = $1 AND batch = ANY (CAST($2 AS {kind}[])) RETURNING events
+        )
+        SELECT count(*) AS batches, coalesce(sum(events), 0)::bigint AS events FROM forgotten",
+        workflow.manifest
+    );
+    let params = [playbook(workflow), list(batches)];
+    let deleting = async {
+        let row = session
+            .ask(&sql, &params, &AnswerLimits::default())
+            .await
+            .map_err(doing())?;
+        let number = |name: &str| row.int64(0, name).unwrap_or(0).unsigned_abs();
+        let (batches, events) = (number("batches"), number("events"));
+        journal
+            .commit(
+                session,
+                Progress {
+                    passes: 1,
+                    batches,
+                    events,
+                },
+            )
+            .await?;
+        session.commit().await.map_err(doing())?;
+        Ok((batches, events))
+    };
+    let deleted = deleting.await;
+    if deleted.is_err() {
+        // If this fails the connection is gone, and the transaction with it.
+        let _ = session.rollback().await;
+    }
+    deleted
+}
+
+async fn session(workflow: &Workflow, options: &RunOptions) -> Result<Session, RunError> {
     let target = connect::target(workflow, options).await?;
     let session = connect::session(workflow, &target, "manifest").await?;
-    if let Some(table) = init::missing(&session, workflow).await?.into_iter().next() {
-        return Err(RunError::new(Problem::NotInitialised { table }));
+    match init::missing(&session, workflow).await?.into_iter().next() {
+        Some(table) => Err(RunError::new(Problem::NotInitialised { table })),
+        None => Ok(session),
     }
+}
+
+async fn rows(
+    session: &Session,
+    workflow: &Workflow,
+    batches: &Batches,
+    limit: u32,
+) -> Result<Vec<ManifestRow>, RunError> {
+    let mut params = vec![playbook(workflow), Param::Int64(limit.into())];
+    let condition = match batches {
+        Batches::All => String::new(),
+        Batches::Named(named) => {
+            params.push(list(named));
+            format!(
+                " AND m.batch = ANY (CAST($3 AS {}[]))",
+                batch_type(session, workflow).await?
+            )
+        }
+        Batches::Range { since, until } => {
+            let mut condition = String::new();
+            for (bound, compares) in [(since, "m.last_time >="), (until, "m.first_time <")] {
+                if let Some(bound) = bound {
+                    params.push(Param::Text(bound.to_string()));
+                    condition += &format!(" AND {compares} CAST(${} AS timestamptz)", params.len());
+                }
+            }
+            condition
+        }
+    };
     let sql = format!(
-        "SELECT batch::text AS batch, events, first_time::text AS first_time, last_time::text AS last_time, run_id,
-          processed_at::text AS processed_at
-        FROM {}
-        WHERE playbook = $1
-        ORDER BY {}.batch DESC
+        "SELECT m.batch::text AS batch, m.events, m.first_time::text AS first_time, m.last_time::text AS last_time, m.run_id,
+          m.processed_at::text AS processed_at
+        FROM {} AS m
+        WHERE m.playbook = $1{condition}
+        ORDER BY m.batch DESC
         LIMIT $2",
         workflow.manifest,
-        stepwell_sql::quote_ident(workflow.manifest.name()),
     );
-    let params = [
-        Param::Text(workflow.playbook.as_str().to_owned()),
-        Param::Int64(query.limit.min(100_000).into()),
-    ];
+    let limits = AnswerLimits {
+        rows: BATCHES_MAX + 1,
+        bytes: 64 << 20,
+    };
     let rows = session
-        .ask(&sql, &params, &AnswerLimits::default())
+        .ask(&sql, &params, &limits)
         .await
-        .map_err(RunError::warehouse(format!(
-            "read manifest {}",
-            workflow.manifest
-        )))?;
+        .map_err(reading(workflow))?;
     let text = |row: usize, name: &str| rows.text(row, name).map(str::to_owned);
     Ok((0..rows.rows as usize)
         .map(|row| ManifestRow {
@@ -63,4 +308,119 @@ pub async fn manifest_list(
             processed_at: text(row, "processed_at").unwrap_or_default(),
         })
         .collect())
+}
+
+/// Returns those of the batches that are not in the manifest, as they were named.
+async fn unknown(
+    session: &Session,
+    workflow: &Workflow,
+    named: &[String],
+) -> Result<Vec<String>, RunError> {
+    let sql = format!(
+        "SELECT named.batch
+        FROM unnest(CAST($2 AS text[])) AS named (batch)
+        WHERE NOT EXISTS (SELECT FROM {} AS m WHERE m.playbook = $1 AND m.batch = CAST(named.batch AS {}))",
+        workflow.manifest,
+        batch_type(session, workflow).await?,
+    );
+    let params = [playbook(workflow), list(named)];
+    texts(session, workflow, &sql, &params).await
+}
+
+/// Returns how many batches stay, and which of these would not be found again by their time: the rule of a run, with the
+/// newest event of those that stay.
+async fn reach(
+    session: &Session,
+    workflow: &Workflow,
+    options: &RunOptions,
+    batches: &[String],
+) -> Result<(u64, Vec<String>), RunError> {
+    let kind = batch_type(session, workflow).await?;
+    let chosen = format!("m.batch = ANY (CAST($2 AS {kind}[]))");
+    let manifest = &workflow.manifest;
+    let sql =
+        format!("SELECT count(*) AS n FROM {manifest} AS m WHERE m.playbook = $1 AND NOT {chosen}");
+    let params = [playbook(workflow), list(batches)];
+    let counted = session
+        .ask(&sql, &params, &AnswerLimits::default())
+        .await
+        .map_err(reading(workflow))?;
+    let remaining = counted.int64(0, "n").unwrap_or(0).unsigned_abs();
+    let lookback = workflow
+        .source
+        .as_ref()
+        .map_or(0.0, |source| source.lookback.duration().as_secs_f64());
+    let sql = format!(
+        "SELECT m.batch::text AS batch
+        FROM {manifest} AS m
+        WHERE m.playbook = $1 AND {chosen} AND m.last_time < (
+          SELECT max(stays.last_time) - make_interval(secs => $3)
+          FROM {manifest} AS stays
+          WHERE stays.playbook = $1 AND NOT stays.batch = ANY (CAST($2 AS {kind}[]))
+            AND stays.last_time <= CAST($4 AS timestamptz)
+        )
+        ORDER BY m.batch"
+    );
+    let params = [
+        playbook(workflow),
+        list(batches),
+        Param::Float64(lookback),
+        Param::Text(options.point_in_time().to_string()),
+    ];
+    Ok((remaining, texts(session, workflow, &sql, &params).await?))
+}
+
+async fn texts(
+    session: &Session,
+    workflow: &Workflow,
+    sql: &str,
+    params: &[Param],
+) -> Result<Vec<String>, RunError> {
+    let limits = AnswerLimits {
+        rows: BATCHES_MAX,
+        bytes: 16 << 20,
+    };
+    let rows = session
+        .ask(sql, params, &limits)
+        .await
+        .map_err(reading(workflow))?;
+    Ok((0..rows.rows as usize)
+        .filter_map(|row| rows.text(row, "batch").map(str::to_owned))
+        .collect())
+}
+
+/// Returns the SQL type of a batch, as the manifest keeps it.
+async fn batch_type(session: &Session, workflow: &Workflow) -> Result<String, RunError> {
+    let sql = "SELECT format_type(atttypid, -1) AS type FROM pg_catalog.pg_attribute
+        WHERE attrelid = to_regclass($1) AND attname = 'batch' AND NOT attisdropped";
+    let params = [Param::Text(workflow.manifest.to_string())];
+    let row = session
+        .ask(sql, &params, &AnswerLimits::default())
+        .await
+        .map_err(reading(workflow))?;
+    let missing = || {
+        RunError::new(Problem::NotInitialised {
+            table: workflow.manifest.clone(),
+        })
+    };
+    match row.rows {
+        0 => Err(missing()),
+        _ => row.text(0, "type").map(str::to_owned).ok_or_else(missing),
+    }
+}
+
+fn reading(workflow: &Workflow) -> impl FnOnce(stepwell_warehouse::WarehouseError) -> RunError {
+    RunError::warehouse(format!("read manifest {}", workflow.manifest))
+}
+
+fn playbook(workflow: &Workflow) -> Param {
+    Param::Text(workflow.playbook.as_str().to_owned())
+}
+
+/// Texts as one parameter, an array in its text form.
+fn list(texts: &[String]) -> Param {
+    let quoted = texts
+        .iter()
+        .map(|text| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")));
+    Param::Text(format!("{{{}}}", quoted.collect::<Vec<_>>().join(",")))
 }

@@ -32,6 +32,8 @@ pub enum Event<'a> {
         batches: Option<u64>,
         /// Events in them.
         events: Option<u64>,
+        /// Where the run stands, if it works off more than this pass takes.
+        backlog: Option<Backlog>,
     },
     /// A step begins.
     StepStarted {
@@ -82,6 +84,17 @@ pub enum Event<'a> {
         /// The number of the pass, from 1.
         pass: u32,
     },
+}
+
+/// Where a run in slices stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// Batches that this run has committed.
+    pub done: u64,
+    /// Batches that this run has and will have committed in the end, as far as is known.
+    pub total: u64,
+    /// The time that what is left takes, by the time that what is done took; none before anything is.
+    pub left: Option<Duration>,
 }
 
 /// An observer that looks away.

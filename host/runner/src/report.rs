@@ -27,6 +27,8 @@ pub struct RunReport {
     pub steps: Vec<StepReport>,
     /// What was tried again, in that order; empty in most runs.
     pub retries: Vec<RetryReport>,
+    /// Batches that were pending when the last slice began and are left for another run, as far as is known.
+    pub left: u64,
 }
 
 /// Work that failed for a reason that may pass, and was tried again.
@@ -159,21 +161,4 @@ pub struct PlannedStatement {
     pub estimated_rows: Option<u64>,
     /// The database's estimate of the cost, in its own units.
     pub estimated_cost: Option<f64>,
-}
-
-/// A batch in the manifest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ManifestRow {
-    /// The batch, in its text form.
-    pub batch: String,
-    /// Its events when it was processed.
-    pub events: i64,
-    /// Time of its first event, in text form, UTC.
-    pub first_time: Option<String>,
-    /// Time of its last event, in text form, UTC.
-    pub last_time: Option<String>,
-    /// The run that processed it.
-    pub run_id: String,
-    /// When that was, in text form, UTC.
-    pub processed_at: String,
 }

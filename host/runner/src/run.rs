@@ -18,8 +18,9 @@ use crate::conversation::Conversation;
 use crate::error::{Problem, RunError, WarehouseState};
 use crate::journal::{Journal, Progress};
 use crate::lease::Lease;
-use crate::observe::{Event, Observer};
+use crate::observe::{Backlog, Event, Observer};
 use crate::pool::Pool;
+use crate::replay::Replay;
 use crate::report::{Outcome, RetryReport, RunReport, StepReport, StepState};
 use crate::retry::Retries;
 use crate::start::Start;
@@ -46,6 +47,10 @@ pub struct RunOptions {
     pub full_refresh: bool,
     /// Most batches of one pass; a longer backlog takes several, each committed on its own.
     pub max_batches: Option<u32>,
+    /// Computes these again instead of what is pending.
+    pub replay: Option<Replay>,
+    /// Most slices that this run works off; the rest of a backlog is left for the next one.
+    pub max_slices: Option<u32>,
     /// The folder whose `.stepwell` holds the private local server.
     pub project_dir: PathBuf,
     /// Goes there rather than where the workflow says. Counts as private: missing tables of the host are made.
@@ -115,6 +120,8 @@ pub async fn run(
         committing: AtomicBool::new(false),
         state: Mutex::new(WarehouseState::Unchanged),
         totals: Mutex::new(Totals::default()),
+        max_slices: options.max_slices,
+        passes_begun: Instant::now(),
     };
     context.event(&Event::RunStarted { run_id: &run_id });
     if let Some(died) = &context.lease.took_over {
@@ -145,6 +152,9 @@ pub(crate) struct Context<'a> {
     pub(crate) committing: AtomicBool,
     state: Mutex<WarehouseState>,
     totals: Mutex<Totals>,
+    max_slices: Option<u32>,
+    /// When the first pass began.
+    passes_begun: Instant,
 }
 
 /// What the run has done so far.
@@ -154,6 +164,10 @@ struct Totals {
     /// The last pass that is committed.
     committed: u32,
     steps: Vec<StepReport>,
+    /// Batches that this run works off in all its slices, as far as is known.
+    backlog: Option<u64>,
+    /// Batches that were left for another run.
+    left: u64,
 }
 
 impl Context<'_> {
@@ -301,7 +315,8 @@ impl Context<'_> {
                     Outcome::NothingNew { reason }
                 });
             }
-            if !more {
+            let enough = self.max_slices.is_some_and(|slices| pass >= slices);
+            if !more || enough {
                 return Ok(self.outcome());
             }
             if self.committed_pass() < pass {
@@ -395,12 +410,30 @@ impl Context<'_> {
     /// Adds what is pending to the totals; returns whether there is more than this pass takes.
     fn begin_pass(&self, pass: u32, pending: &serde_json::Value) -> bool {
         let (batches, events) = (pending["batches"].as_u64(), pending["events"].as_u64());
-        {
+        let backlog = {
             let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+            let done = totals.progress.batches;
             totals.progress.passes = pass;
             totals.progress.batches += batches.unwrap_or(0);
             totals.progress.events += events.unwrap_or(0);
-        }
+            // Counted anew in each pass: more may have landed.
+            let counted = pending["backlog"].as_u64().map(|left| done + left);
+            totals.backlog = counted
+                .or(totals.backlog)
+                .map(|total| total.max(totals.progress.batches));
+            totals.left = totals
+                .backlog
+                .unwrap_or(0)
+                .saturating_sub(totals.progress.batches);
+            totals.backlog.map(|total| {
+                let left = (done > 0).then(|| {
+                    self.passes_begun
+                        .elapsed()
+                        .mul_f64((total - done) as f64 / done as f64)
+                });
+                Backlog { done, total, left }
+            })
+        };
         if pass > 1 {
             self.set_state(WarehouseState::EarlierPassesCommitted);
         }
@@ -408,6 +441,7 @@ impl Context<'_> {
             pass,
             batches,
             events,
+            backlog,
         });
         pending["more"].as_bool().unwrap_or(false)
     }

@@ -11,7 +11,7 @@ use crate::components::Components;
 use crate::connect;
 use crate::error::{Problem, RunError};
 use crate::init;
-use crate::journal::Journal;
+use crate::journal::{Journal, Purpose};
 use crate::lease::{self, Applicant, Lease};
 use crate::observe::{Event, Observer};
 use crate::retry::Retries;
@@ -57,7 +57,17 @@ impl Start<'_> {
         };
         let place = place();
         let lease = self.lease(&control, &place, stop).await?;
-        let journal = Journal::begin(&control, &lease, &place, self.as_of_us).await?;
+        let purpose = match &self.options.replay {
+            Some(replay) => Purpose {
+                command: "replay",
+                request: replay.journalled(),
+            },
+            None => Purpose {
+                command: "run",
+                request: serde_json::Value::Null,
+            },
+        };
+        let journal = Journal::begin(&control, &lease, &place, self.as_of_us, &purpose).await?;
         for retry in self.retries.taken() {
             journal.retry(&control, &retry).await?;
         }
@@ -147,7 +157,7 @@ impl Start<'_> {
 }
 
 /// Where this process runs, for people.
-fn place() -> String {
+pub(crate) fn place() -> String {
     let host = rustix::system::uname()
         .nodename()
         .to_string_lossy()

@@ -10,13 +10,26 @@ use stepwell_sandbox::contract::{Plan, Relation, RunInfo};
 use stepwell_sandbox::{Component, Limits};
 use stepwell_workflow::{LimitKey, PluginKind, Step, Trust, Workflow};
 
-use crate::conversation::Conversation;
+use crate::conversation::{Conversation, Questions};
 use crate::error::StepPlace;
 use crate::policy::Rights;
 use crate::run::RunOptions;
 
 /// The id of a run that is only planned.
 pub(crate) const PLANNED: &str = "planned";
+
+/// What the steps are asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Asked {
+    /// What is pending.
+    Pending,
+    /// A comparison with a rebuild.
+    Verify(Value),
+    /// Batches or keys, again.
+    Replay(Value),
+    /// What they know about the lookback.
+    Lookback,
+}
 
 /// The steps of one run with their components and rights, and what they have said about their tables.
 pub(crate) struct Steps<'a> {
@@ -27,6 +40,7 @@ pub(crate) struct Steps<'a> {
     max_batches: Option<u32>,
     pub(crate) reducer_parts: Option<u32>,
     pub(crate) reducer_batch_rows: Option<u32>,
+    asked: Asked,
     /// By index. Those of steps that need not be asked to see that nothing is pending come later.
     components: Mutex<BTreeMap<usize, Component>>,
     limits: Vec<Limits>,
@@ -55,6 +69,10 @@ impl<'a> Steps<'a> {
             max_batches: options.max_batches,
             reducer_parts: options.reducer_parts,
             reducer_batch_rows: options.reducer_batch_rows,
+            asked: match &options.replay {
+                Some(replay) => Asked::Replay(replay.json()),
+                None => Asked::Pending,
+            },
             components: Mutex::new(components),
             limits: workflow
                 .steps
@@ -70,6 +88,12 @@ impl<'a> Steps<'a> {
             backlog: AtomicBool::new(false),
             planned,
         }
+    }
+
+    /// Asks for something else.
+    pub(crate) fn asking(mut self, asked: Asked) -> Self {
+        self.asked = asked;
+        self
     }
 
     /// Returns the index of the gate step.
@@ -146,6 +170,10 @@ impl<'a> Steps<'a> {
             info: self.info(index),
             place: self.place(index),
             together: None,
+            transaction: match self.asked {
+                Asked::Pending | Asked::Replay(_) => Questions::OnTheirOwn,
+                Asked::Verify(_) | Asked::Lookback => Questions::InTheOpenOne,
+            },
         }
     }
 
@@ -203,9 +231,18 @@ impl<'a> Steps<'a> {
 
     fn traits(&self) -> Vec<String> {
         let traits = [
-            ("full-refresh", self.full_refresh),
+            (
+                "full-refresh",
+                self.full_refresh || matches!(self.asked, Asked::Verify(_)),
+            ),
             ("backlog", self.backlog.load(Ordering::Relaxed)),
-            ("planned", self.planned),
+            (
+                "planned",
+                self.planned || matches!(self.asked, Asked::Lookback),
+            ),
+            ("verify", matches!(self.asked, Asked::Verify(_))),
+            ("replay", matches!(self.asked, Asked::Replay(_))),
+            ("lookback", matches!(self.asked, Asked::Lookback)),
         ];
         let set = traits.iter().filter(|(_, set)| *set);
         set.map(|(name, _)| (*name).to_owned()).collect()
@@ -224,6 +261,9 @@ impl<'a> Steps<'a> {
             relation("manifest", manifest.schema(), manifest.name(), ""),
             relation("scratch", prefix.schema(), prefix.name(), ""),
         ];
+        if let Asked::Verify(asked) | Asked::Replay(asked) = &self.asked {
+            relations.push(relation("request", "", "", &asked.to_string()));
+        }
         for (alias, about) in self
             .about
             .lock()

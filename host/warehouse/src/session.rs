@@ -46,6 +46,9 @@ pub enum Access {
     ReadOnly,
     /// Everything that the user may do.
     ReadWrite,
+    /// The same, and every statement sees what was committed when the first one began, and what the
+    /// transaction itself wrote.
+    Snapshot,
 }
 
 /// One connection. Statements run one after the other; dropping it closes the connection and undoes
@@ -191,7 +194,7 @@ impl Session {
             .map_err(|error| self.failed(error))
     }
 
-    /// Begins a transaction, READ COMMITTED.
+    /// Begins a transaction, READ COMMITTED unless it is a snapshot.
     ///
     /// # Errors
     ///
@@ -200,6 +203,7 @@ impl Session {
         self.batch(match access {
             Access::ReadOnly => "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
             Access::ReadWrite => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+            Access::Snapshot => "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE",
         })
         .await
     }

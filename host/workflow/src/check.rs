@@ -110,6 +110,7 @@ pub(crate) fn check(
         trust,
         plugins,
         steps,
+        scratch_family: None,
     })
 }
 

@@ -38,6 +38,8 @@ pub struct Workflow {
     pub plugins: BTreeMap<String, PluginEntry>,
     /// In the order of the file, at least one. See [`Workflow::order`] for the order of running.
     pub steps: Vec<Step>,
+    /// What the names of scratch tables begin with instead of the playbook's.
+    pub(crate) scratch_family: Option<String>,
 }
 
 impl Workflow {
@@ -46,7 +48,19 @@ impl Workflow {
     /// The name is at most 63 bytes for every alias that the workflow writes; for any other it may
     /// be longer, and Postgres would cut it.
     pub fn scratch_table(&self, alias: &str) -> TableName {
-        TableName::new(&self.schemas.scratch, format!("{}__{alias}", self.playbook))
+        let family = self.scratch_family.as_deref();
+        let family = family.unwrap_or(self.playbook.as_str());
+        TableName::new(&self.schemas.scratch, format!("{family}__{alias}"))
+    }
+
+    /// Returns the same workflow with scratch tables of its own, `<scratch>.<family>__<alias>`, so that its steps do not
+    /// meet those of a run. Names with a `$` are no playbook's.
+    #[must_use]
+    pub fn with_scratch_family(&self, family: &str) -> Self {
+        Self {
+            scratch_family: Some(family.to_owned()),
+            ..self.clone()
+        }
     }
 
     /// Returns a table as `grants:` names it: scratch tables of this playbook by their alias.

@@ -33,11 +33,16 @@
 //! the copy of an event that lost its session on the way may have brought another page context for
 //! it, which the session of the first copy then has to do without.
 
+mod lookback;
+mod replay;
+mod verify;
+
 use stepwell_sdk::catalog::{self, Indexes};
 use stepwell_sdk::incremental::{
     Batches, IDS_COLUMNS, Ids, KeyColumn, context, event_id, is_processed, key_alias, keyed_events,
 };
 use stepwell_sdk::planner::{Ask, Plan, Run, Statement, Stop};
+use stepwell_sdk::request::Replay;
 use stepwell_sdk::settings::{Columns, Expr, ReadColumn, ScratchInput, ScratchOutput};
 use stepwell_sdk::source::Source;
 use stepwell_sdk::sql::{Ident, Sql, TableName, join};
@@ -90,12 +95,18 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         .about(with.batches.alias())
         .map_err(|failure| failure.with_setting("/batches"))?;
     check_key(&with.key)?;
-    let since = match pending.from_nothing {
+    let (verify, replay) = (run.verify()?, run.replay()?);
+    let since = match pending.from_nothing && verify.is_none() {
         true => None,
         false => derived_since(with, ask)?,
     };
     let indexes = Indexes::read(ask.one(catalog::indexes(&source.events))?);
-    let about = about(with, source, &pending, &indexes)?;
+    let mut about = about(with, source, &pending, &indexes)?;
+    if verify.is_some() || replay.is_some() {
+        // What the derived rows say of their first times is in question.
+        about.bounded = false;
+        about.all = verify.as_ref().is_some_and(|verify| verify.is_whole());
+    }
     let collect = Collect {
         run,
         with,
@@ -103,7 +114,12 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         since,
         about,
     };
-    Ok(collect.plan(&indexes)?)
+    Ok(match (&verify, &replay) {
+        _ if run.has("lookback") => collect.spans(ask)?,
+        (Some(verify), _) => collect.verified(verify, pending.reopened > 0)?,
+        (_, Some(Replay::Keys(keys))) => collect.replayed(keys)?,
+        _ => collect.plan(&indexes)?,
+    })
 }
 
 /// What later steps may know about the ids.
@@ -559,6 +575,7 @@ mod tests {
             events_without_batch: 0,
             more: false,
             from_nothing: derived.is_empty(),
+            backlog: None,
         };
         Conversation::new(plan, with)
             .about("batches", &batches)

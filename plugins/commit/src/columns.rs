@@ -109,6 +109,11 @@ impl Difference {
     }
 
     fn words(&self) -> String {
+        self.list().join("; ")
+    }
+
+    /// Says of each column how it differs.
+    pub fn list(&self) -> Vec<String> {
         let added = self
             .added
             .iter()
@@ -121,11 +126,7 @@ impl Difference {
             .changed
             .iter()
             .map(|(name, old, new)| format!("\"{name}\" is {old} there and {new} here"));
-        added
-            .chain(dropped)
-            .chain(changed)
-            .collect::<Vec<_>>()
-            .join("; ")
+        added.chain(dropped).chain(changed).collect()
     }
 
     fn advice(&self, policy: OnSchemaChange) -> String {

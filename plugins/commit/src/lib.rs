@@ -15,6 +15,7 @@
 //! What it does not do: change a derived table's columns unless `on-schema-change` says so.
 
 mod columns;
+mod verify;
 
 use stepwell_sdk::catalog::{self, ColumnInfo};
 use stepwell_sdk::incremental::{Batches, Ids};
@@ -67,6 +68,12 @@ pub enum OnSchemaChange {
 
 /// Answers with the one transaction that changes what readers see.
 pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
+    if let Some(verify) = run.verify()? {
+        return verify::plan(run, with, &verify, ask);
+    }
+    if run.has("lookback") {
+        return Ok(Plan::new());
+    }
     let pending: Batches = run
         .about(with.manifest.alias())
         .map_err(|failure| failure.with_setting("/manifest"))?;
@@ -408,6 +415,7 @@ mod tests {
             events_without_batch: 0,
             more: false,
             from_nothing: derived.is_empty(),
+            backlog: None,
         };
         Conversation::new(plan, &with)
             .about("ids", &ids)

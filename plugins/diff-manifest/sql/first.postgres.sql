@@ -62,7 +62,7 @@ FROM (
 WHERE EXISTS (SELECT FROM derived.manifest WHERE playbook = 'sessions');
 
 -- question: batches
-SELECT g.batch::text AS batch, g.events, g.first_time::text AS first_time, g.last_time::text AS last_time, g.untimed
+SELECT g.batch::text AS batch, g.events, g.first_time::text AS first_time, g.last_time::text AS last_time, g.untimed, count(g.batch) OVER () AS batches
 FROM (
   SELECT e.batch, count(e.time) AS events, min(e.time) AS first_time, max(e.time) AS last_time,
     count(*) - count(e.time) AS untimed

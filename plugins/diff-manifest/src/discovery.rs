@@ -177,6 +177,20 @@ impl Discovery<'_> {
         question(&page.label("batches"), select, params)
     }
 
+    /// Asks for all batches, the first of them, with how many there are.
+    pub fn scan_all(&self, limit: usize) -> Question {
+        let select = sql!(
+            "SELECT g.batch::text AS batch, {columns}, count(g.batch) OVER () AS batches
+            FROM {groups} AS g
+            ORDER BY g.batch NULLS FIRST
+            LIMIT {limit}",
+            columns = columns_of_groups(),
+            groups = self.groups(&sql!("true")).indented(12),
+            limit = i64::try_from(limit).unwrap_or(i64::MAX),
+        );
+        question("batches", select, vec![])
+    }
+
     /// Asks which of the batches found are to be looked at: those that the manifest does not have, by their place from
     /// 1, and those that are counted again, with the events that they had. Those of the latter that were not found come
     /// by their names. `until` is the last of the page if more follow.
@@ -307,7 +321,7 @@ impl Discovery<'_> {
     }
 
     /// The events that meet `condition` by their batches; only those with a time count as events.
-    fn groups(&self, condition: &Sql) -> Sql {
+    pub fn groups(&self, condition: &Sql) -> Sql {
         sql!(
             "(
               SELECT e.batch, count(e.time) AS events, min(e.time) AS first_time, max(e.time) AS last_time,

@@ -19,7 +19,10 @@
 //! not look for batches, or changes in them, that lie wholly before the lookback.
 
 mod discovery;
+mod lookback;
+mod replay;
 mod search;
+mod verify;
 
 use stepwell_sdk::catalog::{self, Indexes};
 use stepwell_sdk::incremental::Batches;
@@ -91,6 +94,15 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             .map(|(_, oid)| i64::from(oid)),
     };
     check_batch_type(column_oid(columns, "batch"), batch, source, &manifest)?;
+    if let Some(verify) = run.verify()? {
+        return verify::plan(with, discovery, &verify, ask);
+    }
+    if let Some(replay) = run.replay()? {
+        return replay::plan(with, &discovery, &replay, ask);
+    }
+    if run.has("lookback") {
+        return lookback::plan(with, &discovery, ask);
+    }
     if run.full_refresh() {
         return full_refresh(with, &discovery, ask);
     }
@@ -127,6 +139,7 @@ fn full_refresh(with: &With, discovery: &Discovery<'_>, ask: &mut Ask<'_>) -> Re
         events_without_batch: number("without_batch") + number("untimed"),
         more: false,
         from_nothing: true,
+        backlog: None,
     };
     let plan = match about.batches {
         0 => Plan::nothing_to_do("no batches"),
@@ -497,7 +510,13 @@ mod tests {
     fn the_first_run_reads_everything_once() {
         conversation("btree", r#"{"into": "batches"}"#)
             .answer("state of the manifest", state(None))
-            .answer("batches", read(&[(Some("2026-01-08 01:00:00"), 700, 0)]))
+            .answer(
+                "batches",
+                beside(
+                    read(&[(Some("2026-01-08 01:00:00"), 700, 0)]),
+                    ints(&["batches"], &[&[Some(1)]]),
+                ),
+            )
             .check_golden("sql/first.postgres.sql");
     }
 
@@ -694,8 +713,10 @@ mod tests {
             )
             .answer(
                 "events of pending batches",
-                read(&[(None, 0, 2), (None, 3, 0), (None, 1, 0)]),
+                read(&[(None, 0, 2), (None, 3, 0)]),
             )
+            // Of three that are pending two were asked for; one of them has no usable event.
+            .answer("events of pending batches, part 2", read(&[(None, 1, 0)]))
             .outcome();
         let about = &plan.unwrap().publishes[0].about;
         assert!(

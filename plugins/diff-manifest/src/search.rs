@@ -7,10 +7,6 @@ use stepwell_sdk::rows::Row;
 use crate::State;
 use crate::discovery::{Discovery, PAGE, Page};
 
-/// Fewest batches whose events are asked for at once, so that a long row of batches without a usable event does not take
-/// a question each.
-const CHUNK_MIN: usize = 1_000;
-
 /// Returns the pending batches, the oldest first, and what else was noticed on the way.
 pub fn pending(
     discovery: &Discovery<'_>,
@@ -22,13 +18,13 @@ pub fn pending(
         pending.from_nothing = true;
         // One row more than a run takes says that there is more; another may be that of the events without a batch.
         let limit = pending.batches_max + 2;
-        for row in ask
-            .one(discovery.scan(None, &Page::default(), limit))?
-            .iter()
-        {
+        for row in ask.one(discovery.scan_all(limit))?.iter() {
             let found = Found::read(row);
             match row.text("batch") {
-                Some(batch) => pending.add(batch, &found, None),
+                Some(batch) => {
+                    pending.seen = u64::try_from(row.int("batches").unwrap_or(0)).unwrap_or(0);
+                    pending.add(batch, &found, None);
+                }
                 None => pending.without_batch(&found),
             }
         }
@@ -88,6 +84,7 @@ impl Search<'_> {
             true => self.counted(&listed, candidates, ask)?,
             false => candidates,
         };
+        self.pending.seen += candidates.len() as u64;
         match whole {
             true => {
                 for candidate in candidates {
@@ -222,8 +219,11 @@ impl Search<'_> {
         candidates: &[Candidate],
         ask: &mut Ask<'_>,
     ) -> Result<(), Stop> {
-        let chunk = (self.pending.batches_max + 1).max(CHUNK_MIN);
-        for (number, chunk) in candidates.chunks(chunk).enumerate() {
+        // Of a backlog no more is read than this run takes, or each slice would read all of it; and twice as much each
+        // time, so that a long row of batches without a usable event does not take a question each.
+        let (mut rest, mut size, mut number) = (candidates, self.pending.batches_max + 1, 0);
+        while !rest.is_empty() && !self.pending.more {
+            let (chunk, further) = rest.split_at(size.min(rest.len()));
             let names: Vec<String> = chunk
                 .iter()
                 .map(|candidate| listed.batches[candidate.at].clone())
@@ -241,9 +241,7 @@ impl Search<'_> {
                     self.pending.add(name, &found, candidate.events_before);
                 }
             }
-            if self.pending.more {
-                break;
-            }
+            (rest, size, number) = (further, size * 2, number + 1);
         }
         Ok(())
     }
@@ -257,14 +255,15 @@ fn place(row: Row<'_>) -> Option<usize> {
 /// What the events of a batch say.
 #[derive(Debug, Clone)]
 pub struct Found {
-    events: i64,
+    pub events: i64,
     first_time: String,
     last_time: String,
     untimed: i64,
 }
 
 impl Found {
-    fn read(row: Row<'_>) -> Self {
+    /// Reads `events`, `first_time`, `last_time` and `untimed`.
+    pub fn read(row: Row<'_>) -> Self {
         let text = |name: &str| row.text(name).unwrap_or_default().to_owned();
         Self {
             events: row.int("events").unwrap_or(0),
@@ -289,6 +288,8 @@ pub struct Pending {
     pub events_without_batch: i64,
     pub more: bool,
     pub from_nothing: bool,
+    /// Batches that are pending as far as was looked, those that this run does not take among them.
+    seen: u64,
     batches_max: usize,
 }
 
@@ -313,14 +314,17 @@ impl Pending {
             // All its events are without a time.
             _ if found.events == 0 => {}
             _ if self.batches.len() == self.batches_max => self.more = true,
-            _ => {
-                self.batches.push(batch.to_owned());
-                self.events.push(found.events);
-                self.first_times.push(found.first_time.clone());
-                self.last_times.push(found.last_time.clone());
-                self.events_before.push(before);
-            }
+            _ => self.take(batch, found, before),
         }
+    }
+
+    /// Takes a batch in, whatever it had before.
+    pub fn take(&mut self, batch: &str, found: &Found, before: Option<i64>) {
+        self.batches.push(batch.to_owned());
+        self.events.push(found.events);
+        self.first_times.push(found.first_time.clone());
+        self.last_times.push(found.last_time.clone());
+        self.events_before.push(before);
     }
 
     /// Notes events without a batch.
@@ -339,6 +343,7 @@ impl Pending {
             events_without_batch: unsigned(self.events_without_batch),
             more: self.more,
             from_nothing: self.from_nothing,
+            backlog: self.more.then_some(self.seen),
         }
     }
 }

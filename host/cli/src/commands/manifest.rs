@@ -1,10 +1,15 @@
-//! `stepwell manifest`: the batches that a playbook has processed.
+//! `stepwell manifest`: the batches that a playbook has processed. One module a subcommand that writes.
+
+mod forget;
+mod replay;
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, value_parser};
-use stepwell_runner::{ManifestQuery, ManifestRow};
+use jiff::Timestamp;
+use stepwell_runner::{Batches, ManifestQuery, ManifestRow};
 
+use super::run::parse_time;
 use super::{Context, Outcome, block_on, read_one};
 use crate::exit;
 use crate::failed::Failed;
@@ -12,7 +17,7 @@ use crate::files::Vars;
 use crate::render::table::{Column, table};
 use crate::render::words::number;
 
-/// Look at the batches that a playbook has processed
+/// Look at the batches that a playbook has processed, forget them, or process them again
 #[derive(Debug, Args)]
 pub(crate) struct ManifestArgs {
     #[command(subcommand)]
@@ -22,6 +27,8 @@ pub(crate) struct ManifestArgs {
 #[derive(Debug, Subcommand)]
 enum ManifestCommand {
     List(ListArgs),
+    Forget(forget::ForgetArgs),
+    Replay(replay::ReplayArgs),
 }
 
 /// List processed batches, the newest first
@@ -29,11 +36,14 @@ enum ManifestCommand {
 #[command(after_long_help = "\
 Examples:
   stepwell manifest list workflows/sessions.yaml --limit 10
+  stepwell manifest list workflows/sessions.yaml --since 2026-01-01 --until 2026-01-08
   stepwell manifest list workflows/sessions.yaml --json | jq '.[0].batch'")]
 struct ListArgs {
     /// Workflow file
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    #[command(flatten)]
+    which: Which,
     /// Most batches to list
     #[arg(long, value_name = "N", default_value_t = 50)]
     #[arg(value_parser = value_parser!(u32).range(1..=100_000))]
@@ -45,12 +55,47 @@ struct ListArgs {
     vars: Vars,
 }
 
+/// Which batches a command means.
+#[derive(Debug, Args)]
+struct Which {
+    /// This batch, as `manifest list` writes it; may be repeated
+    #[arg(long = "batch", value_name = "BATCH", conflicts_with_all = ["since", "until"])]
+    batches: Vec<String>,
+    /// Batches with an event at this time or later: `2026-01-31T06:00:00Z`, or a date
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    since: Option<Timestamp>,
+    /// Batches with an event before this time
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    until: Option<Timestamp>,
+}
+
+impl Which {
+    fn batches(&self) -> Batches {
+        let (since, until) = (self.since, self.until);
+        match (self.batches.is_empty(), since, until) {
+            (false, ..) => Batches::Named(self.batches.clone()),
+            (true, None, None) => Batches::All,
+            _ => Batches::Range { since, until },
+        }
+    }
+}
+
 pub(crate) fn execute(args: &ManifestArgs, context: &Context) -> Outcome {
-    let ManifestCommand::List(args) = &args.command;
+    match &args.command {
+        ManifestCommand::List(args) => list(args, context),
+        ManifestCommand::Forget(args) => forget::execute(args, context),
+        ManifestCommand::Replay(args) => replay::execute(args, context),
+    }
+}
+
+fn list(args: &ListArgs, context: &Context) -> Outcome {
     let (Some(workflow), _) = read_one(&args.file, &args.vars, context)? else {
         return Ok(exit::WORKFLOW);
     };
-    let query = ManifestQuery { limit: args.limit };
+    let query = ManifestQuery {
+        batches: args.which.batches(),
+        limit: args.limit,
+    };
     let options = context.run_options();
     let rows = block_on(async {
         let rows = stepwell_runner::manifest_list(&workflow, &options, &query).await;
@@ -59,7 +104,11 @@ pub(crate) fn execute(args: &ManifestArgs, context: &Context) -> Outcome {
     if args.json {
         context.output.json(&rows)?;
     } else if rows.is_empty() {
-        let words = format!("playbook {} has processed no batch", workflow.playbook);
+        let which = match query.batches {
+            Batches::All => "no batch",
+            _ => "none of these batches",
+        };
+        let words = format!("playbook {} has processed {which}", workflow.playbook);
         context.output.result(&words)?;
     } else {
         context.output.result(&listing(&rows))?;

@@ -33,6 +33,7 @@ Examples:
   stepwell run workflows/sessions.yaml
   stepwell run workflows/*.yaml --json > runs.json
   stepwell run workflows/sessions.yaml --full-refresh
+  stepwell run workflows/sessions.yaml --max-batches 50 --max-slices 20   a bounded part of a backlog
   stepwell run workflows/sessions.yaml --as-of 2026-01-31T06:00:00Z --var country=de
 
 `stepwell --help` lists the exit codes.")]
@@ -45,6 +46,9 @@ pub(crate) struct RunArgs {
     /// Most batches that are committed at once; a longer backlog takes several slices
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_batches: Option<u32>,
+    /// Most slices of this run; the rest of a backlog is left for the next one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_slices: Option<u32>,
     /// Run the files one after the other; the first failure ends it
     #[arg(long)]
     in_order: bool,
@@ -96,6 +100,7 @@ pub(crate) fn execute(args: &RunArgs, context: &Context) -> Outcome {
     let options = RunOptions {
         max_batches: args.max_batches,
         together,
+        max_slices: args.max_slices,
         ..args.shared.options(context)
     };
     let ended = block_on(async {
@@ -151,7 +156,12 @@ impl Runs<'_> {
 }
 
 /// Says what became of each workflow: errors and warnings to stderr, reports to stdout.
-fn tell(workflows: &[Workflow], ended: Vec<Ended>, json: bool, output: &Output) -> Outcome {
+pub(super) fn tell(
+    workflows: &[Workflow],
+    ended: Vec<Ended>,
+    json: bool,
+    output: &Output,
+) -> Outcome {
     let mut summaries = Vec::new();
     let mut elements = Vec::new();
     let mut codes = Vec::new();
@@ -217,7 +227,7 @@ pub(super) fn refuse<R: serde::Serialize>(files: &[Read], json: bool, output: &O
     Ok(exit::WORKFLOW)
 }
 
-fn parse_time(text: &str) -> Result<Timestamp, String> {
+pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
     }

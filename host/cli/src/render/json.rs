@@ -210,7 +210,8 @@ mod tests {
                 "as_of",
                 "duration_ms",
                 "steps",
-                "retries"
+                "retries",
+                "left"
             ]
         );
         assert_eq!(value["file"], "w/sessions.yaml");

@@ -21,8 +21,15 @@ pub(crate) fn summary(report: &RunReport, heading: Style) -> String {
         0 | 1 => String::new(),
         n => format!(" in {} slices", number(n.into())),
     };
+    let left = match report.left {
+        0 => String::new(),
+        n => format!(
+            "note: {} left for the next run\n",
+            count(n, "batch is", "batches are")
+        ),
+    };
     format!(
-        "{heading}{playbook}: {} with {}{slices}, {took}{heading:#}\n\n{}\n{}run {} as of {}\n",
+        "{heading}{playbook}: {} with {}{slices}, {took}{heading:#}\n\n{}\n{}{left}run {} as of {}\n",
         count(report.batches, "batch", "batches"),
         count(report.events, "event", "events"),
         steps(report),
@@ -170,6 +177,7 @@ pub(crate) mod tests {
                 step("sessions", 1_100.0, 1_234),
             ],
             retries: vec![],
+            left: 0,
         }
     }
 

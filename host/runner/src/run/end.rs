@@ -57,6 +57,7 @@ impl Context<'_> {
                     duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
                     steps: totals.steps,
                     retries: self.retries.taken(),
+                    left: totals.left,
                 })
             }
             Err(mut error) => {

@@ -1,0 +1,132 @@
+//! How late batches came and how long keys are, as tables with bars.
+
+use stepwell_runner::LookbackReport;
+
+use super::table::{Column, table};
+use super::words::{clean, count, number};
+
+/// Cells of a bar that stands for everything.
+const BAR: usize = 20;
+
+/// Returns the tables, with a line end. `unicode`: bars have eighths of a cell; otherwise they are of `#`.
+pub(crate) fn text(report: &LookbackReport, unicode: bool) -> String {
+    let mut text = format!("{}: which lookback is safe\n", report.playbook);
+    if let Some(found) = &report.batches {
+        let batches = count(found.batches, "batch", "batches");
+        text += &format!(
+            "\n{batches} of the source, {} of them processed\n\n",
+            number(found.processed)
+        );
+        let columns = [
+            Column::Text("last event behind by at most"),
+            Column::Number("batches"),
+            Column::Number("share"),
+            Column::Text(""),
+            Column::Number("first event, too"),
+        ];
+        let rows = found.within.iter().map(|within| {
+            let mut row = vec![days(within.days)];
+            row.extend(share(within.batches, found.batches, unicode));
+            row.push(number(within.whole));
+            row
+        });
+        text += &table(&columns, rows);
+        text += &format!(
+            "\nsmallest lookback that finds every batch: {}; the workflow's {} finds {}\n",
+            length(found.smallest_seconds),
+            length(found.lookback_seconds),
+            match found.beyond_lookback {
+                0 => "them all".to_owned(),
+                missed => format!("all but {}", number(missed)),
+            },
+        );
+        if let Some(latest) = &found.latest {
+            text += &format!(
+                "the latest: batch {}, events from {} to {}, after events of {}\n",
+                clean(&latest.batch),
+                latest.first_time,
+                latest.last_time,
+                latest.newest_before
+            );
+        }
+    }
+    for keys in &report.keys {
+        let name = keys.key.join(", ");
+        text += &format!(
+            "\n{} by {name} (step {})\n\n",
+            count(keys.keys, "key", "keys"),
+            keys.step
+        );
+        let columns = [
+            Column::Text("wholly inside"),
+            Column::Number("keys"),
+            Column::Number("share"),
+            Column::Text(""),
+        ];
+        let rows = keys.within.iter().map(|within| {
+            let mut row = vec![days(within.days)];
+            row.extend(share(within.keys, keys.keys, unicode));
+            row
+        });
+        text += &table(&columns, rows);
+        text += &format!("\nlongest: {}\n", length(keys.longest_seconds));
+    }
+    for note in &report.notes {
+        text += &format!("note: {}\n", clean(note));
+    }
+    text
+}
+
+fn days(days: u32) -> String {
+    match days {
+        0 => "nothing".to_owned(),
+        n => count(n.into(), "day", "days"),
+    }
+}
+
+/// A number, its share of all, and a bar for that.
+fn share(n: u64, all: u64, unicode: bool) -> [String; 3] {
+    let share = if all == 0 { 1.0 } else { n as f64 / all as f64 };
+    // Cut, not rounded: only what is everything is 100 %.
+    let percent = (share * 10_000.0).floor() / 100.0;
+    [number(n), format!("{percent:.2} %"), bar(share, unicode)]
+}
+
+fn bar(share: f64, unicode: bool) -> String {
+    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    // Between 0 and 160.
+    let eighths = (share.clamp(0.0, 1.0) * (BAR * 8) as f64).floor() as usize;
+    match unicode {
+        true => "█".repeat(eighths / 8) + EIGHTHS[eighths % 8],
+        false => "#".repeat(eighths / 8),
+    }
+}
+
+/// Seconds as a workflow file may have them, rounded up to what is not split hairs.
+fn length(seconds: u64) -> String {
+    match seconds {
+        0 => "0s".to_owned(),
+        1..3_600 => format!("{}m", seconds.div_ceil(60)),
+        3_600..172_800 => format!("{}h", seconds.div_ceil(3_600)),
+        _ => format!("{} days", seconds.div_ceil(86_400)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_are_as_long_as_their_share() {
+        assert_eq!(bar(1.0, true), "█".repeat(20));
+        assert_eq!(bar(0.51, true), "█".repeat(10) + "▏");
+        assert_eq!(bar(0.5, false), "#".repeat(10));
+        assert_eq!(share(999_999, 1_000_000, false)[1], "99.99 %");
+    }
+
+    #[test]
+    fn lengths_are_never_too_short() {
+        let lengths = [0, 1, 3_601, 172_800, 172_801].map(length);
+        assert_eq!(lengths, ["0s", "1m", "2h", "2 days", "3 days"]);
+    }
+}

@@ -1,0 +1,395 @@
+//! Comparing derived tables with a rebuild, inside the database.
+//!
+//! The steps themselves compute the rebuild, asked with the trait `verify`, and the step that would commit answers with
+//! what differs. All of it happens in one transaction on one session, which sees one state of the warehouse from the first
+//! question to the last: a batch that lands or is processed meanwhile is neither rebuilt nor compared. Its scratch tables
+//! have names of their own, so no run waits for it and it waits for none, and it takes no lease. In the end, or whatever
+//! happens, it is rolled back: nothing of it stays, even if the host is killed.
+//!
+//! What it costs while it lasts: the server cannot clean up rows that were deleted since it began, as with any long query.
+
+pub mod found;
+
+use std::time::Instant;
+
+use serde::Serialize;
+use serde_json::json;
+use stepwell_sandbox::contract::Plan;
+use stepwell_warehouse::{Access, AnswerLimits, Session};
+use stepwell_workflow::{Step, Trust, Workflow};
+
+use crate::components::Components;
+use crate::connect;
+use crate::convert;
+use crate::error::{Problem, RunError, StatementPlace, StepPlace, one_line};
+use crate::init;
+use crate::observe::{Event, Observer};
+use crate::run::{Interrupt, Interrupts, RunOptions};
+use crate::step::{Asked, Steps};
+use crate::stop::Stop;
+
+/// The alias under which steps publish what they found.
+const VERIFY: &str = "verify";
+
+/// What to compare; everything unless it says less.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct VerifyOptions {
+    /// Only keys with an event at this time or later.
+    pub since: Option<jiff::Timestamp>,
+    /// Only keys with an event before this time.
+    pub until: Option<jiff::Timestamp>,
+    /// Only some of the keys.
+    pub sample: Option<Sample>,
+    /// Another seed chooses other keys.
+    pub seed: u64,
+    /// Most rows that are named for each table and kind of difference.
+    pub limit: u32,
+}
+
+/// Some of the keys, chosen by a hash of their values: the same ones each time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sample {
+    /// A share of them, more than 0 and at most 1.
+    Share(f64),
+    /// So many, or all if there are fewer.
+    Keys(u64),
+}
+
+impl VerifyOptions {
+    /// The request as the contract has it.
+    fn json(&self) -> serde_json::Value {
+        let (share, keys) = match self.sample {
+            Some(Sample::Share(share)) => (Some(share), None),
+            Some(Sample::Keys(keys)) => (None, Some(keys)),
+            None => (None, None),
+        };
+        json!({
+            "since": self.since.map(|time| time.to_string()),
+            "until": self.until.map(|time| time.to_string()),
+            "share": share,
+            "keys": keys,
+            "seed": self.seed,
+            "limit": self.limit,
+        })
+    }
+}
+
+/// What a verification found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VerifyReport {
+    /// The playbook.
+    pub playbook: String,
+    /// What was compared.
+    pub compared: VerifyOptions,
+    /// Whether a derived table is not as in the rebuild.
+    pub differs: bool,
+    /// The batches; none where the workflow has no step that knows them.
+    pub batches: Option<found::Batches>,
+    /// The derived tables.
+    pub tables: Vec<found::Table>,
+    /// Steps that took no part, with the reason.
+    pub left_out: Vec<LeftOut>,
+    /// Remarks of steps.
+    pub notes: Vec<String>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// A step that took no part in a verification.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// Its id.
+    pub step: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Compares the derived tables of a workflow with a rebuild over the batches in its manifest. Nothing is written that
+/// stays.
+///
+/// # Errors
+///
+/// [`RunError`] if a step fails, or if no step of the workflow compares anything.
+pub async fn verify(
+    workflow: &Workflow,
+    components: &Components,
+    options: &RunOptions,
+    what: &VerifyOptions,
+    observer: &dyn Observer,
+    mut stop: Stop,
+) -> Result<VerifyReport, RunError> {
+    let begun = Instant::now();
+    let run_id = uuid::Uuid::now_v7().to_string();
+    // Random, so that two verifications of a playbook do not meet either; and short, since names are cut at 63 bytes.
+    let workflow = &workflow.with_scratch_family(&format!("v${}", &run_id[run_id.len() - 6..]));
+    let target = connect::target(workflow, options).await?;
+    let (session, loaded) = tokio::try_join!(
+        connect::session(workflow, &target, "verify"),
+        components.load(workflow, 0..workflow.steps.len())
+    )?;
+    if let Some(table) = init::missing(&session, workflow).await?.into_iter().next() {
+        return Err(RunError::new(Problem::NotInitialised { table }));
+    }
+    let as_of_us = options.point_in_time().as_microsecond();
+    let verification = Verification {
+        steps: Steps::new(workflow, loaded, options, run_id, as_of_us)
+            .asking(Asked::Verify(what.json())),
+        session,
+        interrupts: Interrupts::new(workflow.playbook.as_str()),
+        observer,
+    };
+    let stopping = async {
+        let signal = stop.asked().await;
+        verification.interrupts.raise(Interrupt::Signal(signal));
+        std::future::pending::<std::convert::Infallible>().await
+    };
+    let mut report = tokio::select! {
+        report = verification.run(what) => report?,
+        never = stopping => match never {},
+    };
+    report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(report)
+}
+
+struct Verification<'a> {
+    steps: Steps<'a>,
+    session: Session,
+    interrupts: Interrupts,
+    observer: &'a dyn Observer,
+}
+
+impl Verification<'_> {
+    async fn run(&self, what: &VerifyOptions) -> Result<VerifyReport, RunError> {
+        let workflow = self.steps.workflow;
+        let mut report = VerifyReport {
+            playbook: workflow.playbook.as_str().to_owned(),
+            compared: what.clone(),
+            differs: false,
+            batches: None,
+            tables: Vec::new(),
+            left_out: Vec::new(),
+            notes: Vec::new(),
+            duration_ms: 0,
+        };
+        let began = self
+            .interrupts
+            .guard(&self.session, self.session.begin(Access::Snapshot))
+            .await?;
+        began.map_err(RunError::warehouse("begin to verify"))?;
+        let outcome = self.all(&mut report).await;
+        // The connection closes in the end, which undoes the transaction as well.
+        let undoing =
+            tokio::time::timeout(std::time::Duration::from_secs(1), self.session.rollback());
+        let _ = undoing.await;
+        outcome?;
+        if report.tables.is_empty() {
+            return Err(RunError::new(Problem::Refused(
+                "no step of this workflow compares a derived table when it is asked to verify"
+                    .into(),
+            )));
+        }
+        report.differs = report.tables.iter().any(found::Table::differs);
+        Ok(report)
+    }
+
+    async fn all(&self, report: &mut VerifyReport) -> Result<(), RunError> {
+        let workflow = self.steps.workflow;
+        let mut done = vec![false; workflow.steps.len()];
+        for index in workflow.order() {
+            let step = &workflow.steps[index];
+            let reason = match step.needs.iter().find(|&&needed| !done[needed]) {
+                // What only waits for another step, and reads nothing of it, can do without.
+                Some(&needed) if reads_from(step, &workflow.steps[needed]) => {
+                    Some(format!("it needs step \"{}\"", workflow.steps[needed].id))
+                }
+                _ => self.step(index, report).await?,
+            };
+            match reason {
+                None => done[index] = true,
+                Some(reason) => report.left_out.push(LeftOut {
+                    step: step.id.clone(),
+                    reason,
+                }),
+            }
+        }
+        Ok(())
+    }
+
+    /// One step: asked, checked, run. Returns the reason if it takes no part.
+    async fn step(
+        &self,
+        index: usize,
+        report: &mut VerifyReport,
+    ) -> Result<Option<String>, RunError> {
+        let begun = Instant::now();
+        let workflow = self.steps.workflow;
+        let step = &workflow.steps[index];
+        self.event(&Event::StepStarted { step: &step.id });
+        let alone = workflow
+            .plugins
+            .get(&step.uses)
+            .filter(|entry| entry.trust == Trust::ThirdParty)
+            .map(|_| "its statements run under a login of its own")
+            .or(self
+                .steps
+                .is_reducer(index)
+                .then_some("its rows travel through the plugin on sessions of their own"));
+        if let Some(why) = alone {
+            let message = format!(
+                "{why}, and cannot be part of the one transaction in which a verification computes everything"
+            );
+            return Err(RunError::new(Problem::Refused(message)).at(self.steps.place(index)));
+        }
+        let plan = match self.plan(index).await {
+            Ok(plan) => plan,
+            Err(error) if !step.critical && self.interrupts.check().is_ok() => {
+                return Ok(Some(one_line(&error)));
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some(reason) = self.beyond_scratch(&plan) {
+            return Ok(Some(reason));
+        }
+        let refused = self.steps.rights(index).check(&plan);
+        refused.map_err(|message| {
+            RunError::new(Problem::Refused(message)).at(self.steps.place(index))
+        })?;
+        let rows = self.statements(index, &plan).await?;
+        self.steps.publish(index, &plan);
+        for publication in plan
+            .publishes
+            .iter()
+            .filter(|publication| publication.alias == VERIFY)
+        {
+            let published: found::Published =
+                serde_json::from_str(&publication.about).map_err(|error| {
+                    let message =
+                        format!("it says of the verification what cannot be read: {error}");
+                    RunError::new(Problem::Refused(message)).at(self.steps.place(index))
+                })?;
+            report.batches = published.batches.or(report.batches.take());
+            report.tables.extend(published.tables);
+        }
+        for note in &plan.notes {
+            self.event(&Event::Note {
+                step: &step.id,
+                note,
+            });
+            report.notes.push(format!("{}: {note}", step.id));
+        }
+        self.event(&Event::StepDone {
+            step: &step.id,
+            duration: begun.elapsed(),
+            rows,
+        });
+        Ok(None)
+    }
+
+    /// Asks a step for its plan. One that fails leaves the transaction as it was.
+    async fn plan(&self, index: usize) -> Result<Plan, RunError> {
+        let doing = || RunError::warehouse("verify");
+        self.session
+            .batch("SAVEPOINT step")
+            .await
+            .map_err(doing())?;
+        let planned = self
+            .steps
+            .conversation(index)
+            .plan(&self.session, &self.interrupts)
+            .await;
+        let end = match planned {
+            Ok(_) => "RELEASE SAVEPOINT step",
+            Err(_) => "ROLLBACK TO SAVEPOINT step; RELEASE SAVEPOINT step",
+        };
+        match (planned, self.session.batch(end).await) {
+            (Ok(plan), ended) => ended.map_err(doing()).map(|()| plan),
+            // The first error is the one that counts.
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Returns why a plan is no part of a verification, if it would change more than scratch tables.
+    fn beyond_scratch(&self, plan: &Plan) -> Option<String> {
+        let scratch = &self.steps.workflow.schemas.scratch;
+        let beyond = |name: &&String| {
+            name.parse::<stepwell_sql::TableName>()
+                .map_or(true, |table| table.schema() != scratch)
+        };
+        if !plan.atomic {
+            return Some("it works outside of a transaction".to_owned());
+        }
+        let mut writes = plan
+            .statements
+            .iter()
+            .flat_map(|statement| &statement.writes);
+        writes
+            .find(beyond)
+            .map(|table| format!("it would write {table}"))
+    }
+
+    /// Runs the statements; returns how many rows they wrote.
+    async fn statements(&self, index: usize, plan: &Plan) -> Result<u64, RunError> {
+        let place = self.steps.place(index);
+        let count = plan.statements.len();
+        let mut written = 0;
+        for (at, statement) in plan.statements.iter().enumerate() {
+            let number = at + 1;
+            self.event(&Event::StatementStarted {
+                step: &place.id,
+                label: &statement.label,
+                number,
+                count,
+            });
+            let params = convert::params(&statement.params);
+            let running = async {
+                match &statement.measure {
+                    None => self.session.execute(&statement.sql, &params).await,
+                    Some(_) => {
+                        let limits = AnswerLimits {
+                            rows: 1,
+                            bytes: 1 << 16,
+                        };
+                        self.session
+                            .ask(&statement.sql, &params, &limits)
+                            .await
+                            .map(|_| 0)
+                    }
+                }
+            };
+            let done = self.interrupts.guard(&self.session, running).await?;
+            let rows = done.map_err(|source| {
+                RunError::new(Problem::Statement { source }).at(StepPlace {
+                    statement: Some(StatementPlace {
+                        label: statement.label.clone(),
+                        question: false,
+                        number,
+                        count,
+                        sql: statement.sql.clone(),
+                    }),
+                    ..place.clone()
+                })
+            })?;
+            if !statement.writes.is_empty() {
+                written += rows;
+            }
+        }
+        Ok(written)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        self.observer
+            .event(self.steps.workflow.playbook.as_str(), event);
+    }
+}
+
+/// Whether a step reads a scratch table that another one fills.
+fn reads_from(step: &Step, other: &Step) -> bool {
+    step.reads_scratch.iter().any(|(read, _)| {
+        other
+            .writes_scratch
+            .iter()
+            .any(|(written, _)| read == written)
+    })
+}

@@ -1,0 +1,773 @@
+//! The commands beside `run`: verify, replay, forget, lookback, slices.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use stepwell_runner::verified::{BatchKind, Table};
+use stepwell_runner::{
+    Batches, Event, Keys, Observer, Outcome, Replay, RunError, RunOptions, RunReport, Sample,
+    Unobserved, VerifyOptions, VerifyReport,
+};
+use stepwell_workflow::Workflow;
+
+use crate::harness::{Db, components, parse, read, stream, workflow};
+use crate::program::{Program, read_with_url};
+
+async fn verify(
+    db: &Db,
+    workflow: &Workflow,
+    what: &VerifyOptions,
+) -> Result<VerifyReport, RunError> {
+    let (_stopper, stop) = stepwell_runner::stop();
+    let options = db.options(&RunOptions::default());
+    stepwell_runner::verify(workflow, &components(), &options, what, &Unobserved, stop).await
+}
+
+fn everything() -> VerifyOptions {
+    VerifyOptions {
+        limit: 20,
+        ..VerifyOptions::default()
+    }
+}
+
+async fn replay(db: &Db, workflow: &Workflow, replay: Replay) -> Result<RunReport, RunError> {
+    let options = RunOptions {
+        replay: Some(replay),
+        ..RunOptions::default()
+    };
+    db.run_with(workflow, &options).await
+}
+
+/// A database with a build of `sessions` over the first batches of a stream.
+async fn built(seed: u64, batches: usize) -> (Db, Workflow) {
+    let db = Db::with_tables().await;
+    for batch in stream(seed).take(batches) {
+        db.land(&batch).await;
+    }
+    let sessions = workflow("sessions.yaml");
+    db.run(&sessions).await.unwrap();
+    (db, sessions)
+}
+
+/// Rows, files and scratch tables: what a command that only reads must leave alone.
+async fn traces(db: &Db) -> Vec<Vec<Option<String>>> {
+    db.rows(
+        "SELECT c.relname, c.relfilenode, (SELECT string_agg(s.xmin::text || s.ctid::text, ',' ORDER BY s.ctid) FROM derived.sessions AS s),
+           (SELECT string_agg(m.xmin::text, ',' ORDER BY m.batch) FROM derived.manifest AS m)
+         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE n.nspname IN ('scratch', 'derived') AND c.relkind = 'r' ORDER BY 1",
+    )
+    .await
+}
+
+/// A column with its derived and its computed value.
+type Cell = (String, Option<String>, Option<String>);
+
+/// The rows that differ in this way: key and cells.
+fn values(table: &Table, kind: &str) -> Vec<(String, Vec<Cell>)> {
+    let rows = table.named.iter().filter(|row| row.kind == kind);
+    rows.map(|row| {
+        let values = row.values.iter();
+        (
+            row.key[0].clone().unwrap(),
+            values
+                .map(|value| {
+                    (
+                        value.column.clone(),
+                        value.derived.clone(),
+                        value.computed.clone(),
+                    )
+                })
+                .collect(),
+        )
+    })
+    .collect()
+}
+
+/// Verify names the key and the column of a changed cell, a row that was deleted, and one that nobody computed.
+///
+/// Goal: each kind of difference is found and counted, whatever part is compared, and nothing is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_names_what_differs() {
+    let (db, sessions) = built(101, 20).await;
+    let clean = verify(&db, &sessions, &everything()).await.unwrap();
+    assert!(!clean.differs, "{clean:?}");
+    assert_eq!(clean.batches.as_ref().unwrap().processed, 20);
+    assert!(clean.batches.unwrap().counts.is_empty());
+    assert_eq!(
+        clean.tables[0].rows,
+        db.number("SELECT count(*) FROM derived.sessions").await as u64
+    );
+
+    let key = |nth: u32| {
+        format!("SELECT session_id FROM derived.sessions ORDER BY session_id LIMIT 1 OFFSET {nth}")
+    };
+    let [changed, deleted] = [db.text(&key(3)).await, db.text(&key(7)).await];
+    let was = db
+        .text(&format!(
+            "SELECT events FROM derived.sessions WHERE session_id = '{changed}'"
+        ))
+        .await;
+    db.sql(&format!(
+        "UPDATE derived.sessions SET events = events + 5, first_page_url = NULL WHERE session_id = '{changed}';
+         DELETE FROM derived.sessions WHERE session_id = '{deleted}';
+         INSERT INTO derived.sessions (session_id, events, first_collector_tstamp)
+           SELECT 'nobody', 1, min(first_collector_tstamp) FROM derived.sessions;"
+    ))
+    .await;
+    let before = traces(&db).await;
+    let found = verify(&db, &sessions, &everything()).await.unwrap();
+    let table = &found.tables[0];
+    assert!(found.differs);
+    assert_eq!(
+        (table.missing, table.surplus, table.differing),
+        (1, 1, 1),
+        "{table:?}"
+    );
+    assert_eq!(values(table, "missing"), [(deleted.clone(), vec![])]);
+    assert_eq!(values(table, "surplus"), [("nobody".to_owned(), vec![])]);
+    let differing = values(table, "differing");
+    assert_eq!(differing[0].0, changed);
+    let more = (was.parse::<i64>().unwrap() + 5).to_string();
+    assert_eq!(
+        differing[0].1[0],
+        ("events".to_owned(), Some(more), Some(was))
+    );
+    assert_eq!(differing[0].1[1].0, "first_page_url");
+    assert_eq!(differing[0].1.len(), 2, "{differing:?}");
+
+    // A sample of so many keys that it takes all, and a stretch of time around everything, find the same.
+    let samples = [
+        VerifyOptions {
+            sample: Some(Sample::Keys(1_000_000)),
+            ..everything()
+        },
+        VerifyOptions {
+            sample: Some(Sample::Share(1.0)),
+            ..everything()
+        },
+        VerifyOptions {
+            since: Some(jiff::Timestamp::UNIX_EPOCH),
+            ..everything()
+        },
+    ];
+    for what in samples {
+        let found = verify(&db, &sessions, &what).await.unwrap();
+        let table = &found.tables[0];
+        assert_eq!(
+            (table.missing, table.surplus, table.differing),
+            (1, 1, 1),
+            "{what:?}"
+        );
+    }
+    // The parts of a hash and its rest hold every difference once between them: each is found by the share that has it.
+    let mut wrong = 0;
+    for seed in 0..12 {
+        let what = VerifyOptions {
+            sample: Some(Sample::Share(0.5)),
+            seed,
+            ..everything()
+        };
+        let found = verify(&db, &sessions, &what).await.unwrap();
+        assert!(found.tables[0].computed < clean.tables[0].computed);
+        wrong += found.tables[0].wrong();
+        assert_eq!(
+            verify(&db, &sessions, &what).await.unwrap().tables,
+            found.tables
+        );
+    }
+    assert!((1..36).contains(&wrong), "{wrong}");
+    let nothing = VerifyOptions {
+        until: Some(jiff::Timestamp::UNIX_EPOCH),
+        ..everything()
+    };
+    let found = verify(&db, &sessions, &nothing).await.unwrap();
+    assert_eq!((found.tables[0].rows, found.differs), (0, false));
+    assert_eq!(traces(&db).await, before);
+}
+
+/// A row that is there twice is surplus, though its double is right.
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_tells_doubles_apart() {
+    let (db, sessions) = built(103, 8).await;
+    db.sql(
+        "INSERT INTO derived.sessions SELECT * FROM derived.sessions ORDER BY session_id LIMIT 2",
+    )
+    .await;
+    let found = verify(&db, &sessions, &everything()).await.unwrap();
+    let table = &found.tables[0];
+    assert_eq!(
+        (table.missing, table.surplus, table.differing),
+        (0, 2, 0),
+        "{table:?}"
+    );
+}
+
+/// The playbooks of the repository verify as they are, contexts and queries included.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_playbook_can_be_verified() {
+    let db = Db::with_tables().await;
+    for batch in stream(105).take(16) {
+        db.land(&batch).await;
+        if batch.index() % 6 == 5 {
+            db.run(&workflow("page_views.yaml")).await.unwrap();
+        }
+    }
+    for name in ["page_views.yaml", "visitor_days.yaml", "sessions.yaml"] {
+        let playbook = workflow(name);
+        db.run(&playbook).await.unwrap();
+        for sample in [None, Some(Sample::Share(0.3)), Some(Sample::Keys(40))] {
+            let what = VerifyOptions {
+                sample,
+                ..everything()
+            };
+            let found = verify(&db, &playbook, &what).await.unwrap();
+            assert!(!found.differs, "{name}: {:?}", found.tables);
+            assert!(found.tables[0].computed > 0, "{name}");
+        }
+    }
+}
+
+/// A batch beyond the lookback is named late, is processed by a replay of it, and then everything is right.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_batch_is_named_and_replayed() {
+    let (db, sessions) = built(107, 40).await;
+    // Its batch comes before all others, so that no walk along the index meets it, and so do its events.
+    db.sql(
+        "INSERT INTO atomic.events (etl_tstamp, collector_tstamp, derived_tstamp, event_id, event_name, domain_sessionid, v_collector, v_etl)
+         SELECT t.first - interval '40 days', t.first - interval '40 days', t.first, 'late', 'page_view', 'old session', '', ''
+         FROM (SELECT min(etl_tstamp) AS first FROM atomic.events) AS t",
+    )
+    .await;
+    // One more, within reach.
+    db.sql(
+        "INSERT INTO atomic.events (etl_tstamp, collector_tstamp, derived_tstamp, event_id, event_name, domain_sessionid, v_collector, v_etl)
+         SELECT max(etl_tstamp) + interval '1 hour', max(collector_tstamp), max(collector_tstamp), 'next', 'page_view', 'new session', '', ''
+         FROM atomic.events",
+    )
+    .await;
+    db.sql("DROP INDEX atomic.events_etl_tstamp").await;
+    let found = verify(&db, &sessions, &everything()).await.unwrap();
+    let batches = found.batches.unwrap();
+    let counts: Vec<_> = batches.counts.into_iter().collect();
+    assert_eq!(counts, [(BatchKind::Pending, 1), (BatchKind::Late, 1)]);
+    assert!(!found.differs);
+    assert_eq!(db.run(&sessions).await.unwrap().batches, 1);
+
+    let late = batches
+        .named
+        .iter()
+        .find(|batch| batch.kind == BatchKind::Late)
+        .unwrap();
+    let report = replay(&db, &sessions, Replay::Batches(vec![late.batch.clone()]))
+        .await
+        .unwrap();
+    assert_eq!((report.batches, report.outcome), (1, Outcome::Done));
+    let found = verify(&db, &sessions, &everything()).await.unwrap();
+    assert!(found.batches.unwrap().counts.is_empty());
+    assert!(!found.differs);
+    assert_eq!(
+        db.number("SELECT count(*) FROM derived.sessions WHERE session_id = 'old session'")
+            .await,
+        1
+    );
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+    assert_eq!(
+        db.text("SELECT command || ' ' || (request #>> '{batches,0}') FROM stepwell.runs WHERE command = 'replay'").await,
+        format!("replay {}", late.batch)
+    );
+    let error = replay(&db, &sessions, Replay::Batches(vec!["1999-01-01".into()]))
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("has no batch 1999-01-01"),
+        "{error}"
+    );
+}
+
+/// A batch that grew is the next run's: its keys are not compared meanwhile, all others are.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_in_growing_batches_wait_for_the_next_run() {
+    let (db, sessions) = built(109, 12).await;
+    let of_batch = |batch: &str| {
+        format!(
+            "SELECT DISTINCT domain_sessionid FROM atomic.events WHERE etl_tstamp {batch} (SELECT max(etl_tstamp) FROM atomic.events)"
+        )
+    };
+    let grown = db
+        .text(&format!(
+            "SELECT min(domain_sessionid) FROM ({}) AS s",
+            of_batch("=")
+        ))
+        .await;
+    let other = db
+        .text(&format!(
+            "SELECT min(domain_sessionid) FROM ({} EXCEPT {}) AS s",
+            of_batch("<"),
+            of_batch("=")
+        ))
+        .await;
+    db.sql(&format!(
+        "INSERT INTO atomic.events (etl_tstamp, collector_tstamp, derived_tstamp, event_id, event_name, domain_sessionid, v_collector, v_etl)
+         SELECT max(etl_tstamp), max(collector_tstamp), max(collector_tstamp), 'grown', 'page_view', '{grown}', '', ''
+         FROM atomic.events"
+    ))
+    .await;
+    let found = verify(&db, &sessions, &everything()).await.unwrap();
+    let counts: Vec<_> = found.batches.unwrap().counts.into_iter().collect();
+    assert_eq!(counts, [(BatchKind::Growing, 1)]);
+    assert!(!found.differs, "{:?}", found.tables);
+    let waiting = format!(
+        "SELECT count(*) FROM ({}) AS s WHERE domain_sessionid IS NOT NULL",
+        of_batch("=")
+    );
+    assert_eq!(found.tables[0].unsettled, db.number(&waiting).await as u64);
+
+    db.sql(&format!(
+        "UPDATE derived.sessions SET events = 0 WHERE session_id IN ('{grown}', '{other}')"
+    ))
+    .await;
+    let found = verify(&db, &sessions, &everything()).await.unwrap();
+    let differing = values(&found.tables[0], "differing");
+    assert_eq!(
+        differing
+            .iter()
+            .map(|row| row.0.as_str())
+            .collect::<Vec<_>>(),
+        [other.as_str()]
+    );
+    db.run(&sessions).await.unwrap();
+    let found = verify(&db, &sessions, &everything()).await.unwrap();
+    assert_eq!(
+        (found.tables[0].wrong(), found.tables[0].unsettled),
+        (1, 0),
+        "{:?}",
+        found.tables
+    );
+}
+
+/// A replay of keys mends their rows, and leaves others and the manifest alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_of_keys_moves_nothing_else() {
+    let (db, sessions) = built(111, 20).await;
+    let keys = db
+        .rows("SELECT session_id FROM derived.sessions WHERE session_id IS NOT NULL ORDER BY events DESC LIMIT 3")
+        .await;
+    let keys: Vec<String> = keys
+        .into_iter()
+        .map(|row| row[0].clone().unwrap())
+        .collect();
+    db.sql(&format!(
+        "UPDATE derived.sessions SET events = 0 WHERE session_id IN ('{}', '{}');
+         DELETE FROM derived.sessions WHERE session_id = '{}';
+         INSERT INTO derived.sessions (session_id) VALUES ('nobody');",
+        keys[0], keys[1], keys[2]
+    ))
+    .await;
+    let manifest = "SELECT * FROM derived.manifest ORDER BY batch";
+    let before = db.rows(manifest).await;
+    let rows = vec![
+        vec![keys[0].clone()],
+        vec![keys[2].clone()],
+        vec!["nobody".to_owned()],
+    ];
+    let wanted = Keys {
+        step: None,
+        columns: None,
+        rows,
+    };
+    let report = replay(&db, &sessions, Replay::Keys(wanted)).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Done);
+    let found = verify(&db, &sessions, &everything()).await.unwrap();
+    // The column is a `char`, whose text form has no blanks at its end.
+    assert_eq!(
+        values(&found.tables[0], "differing")[0].0,
+        keys[1].trim_end()
+    );
+    assert_eq!(found.tables[0].wrong(), 1, "{:?}", found.tables[0]);
+    assert_eq!(db.rows(manifest).await, before);
+
+    let other = Keys {
+        step: None,
+        columns: Some(vec!["visitor".into()]),
+        rows: vec![vec!["a".into()]],
+    };
+    let error = replay(&db, &sessions, Replay::Keys(other))
+        .await
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("expected keys with the columns session_id, found visitor"),
+        "{error}"
+    );
+}
+
+/// A replay of a stretch of time mends what was changed there; rows of the rest stay as they are, wrong ones too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_of_time_moves_nothing_else() {
+    let (db, sessions) = built(113, 30).await;
+    let middle: jiff::Timestamp = format!(
+        "{}Z",
+        db.text("SELECT to_char(percentile_disc(0.5) WITHIN GROUP (ORDER BY first_time), 'YYYY-MM-DD\"T\"HH24:MI:SS') FROM derived.manifest").await
+    )
+    .parse()
+    .unwrap();
+    // Rows that are gone: the times of their events can then not come from them.
+    db.sql("DELETE FROM derived.sessions").await;
+    let range = Replay::Range {
+        since: Some(middle),
+        until: None,
+    };
+    let report = replay(&db, &sessions, range).await.unwrap();
+    assert!((1..30).contains(&report.batches), "{}", report.batches);
+    let found = verify(&db, &sessions, &everything()).await.unwrap();
+    let table = &found.tables[0];
+    assert!(table.missing > 0 && table.rows > 0, "{table:?}");
+    // Each row that is there is whole, its events before the stretch included.
+    assert_eq!((table.surplus, table.differing), (0, 0), "{table:?}");
+}
+
+/// What is forgotten is journalled, found again by the next run, and a lease that is held keeps it away.
+#[tokio::test(flavor = "multi_thread")]
+async fn forgotten_batches_are_found_again() {
+    let (db, sessions) = built(115, 40).await;
+    let options = db.options(&RunOptions::default());
+    let newest = db.text("SELECT max(batch) FROM derived.manifest").await;
+    let oldest = db.text("SELECT min(batch) FROM derived.manifest").await;
+    let named = Batches::Named(vec![newest.clone(), oldest.clone(), "1999-01-01".into()]);
+    let found = stepwell_runner::forgettable(&sessions, &options, &named)
+        .await
+        .unwrap();
+    assert_eq!(found.rows.len(), 2);
+    assert_eq!(found.unknown, ["1999-01-01"]);
+    assert_eq!(found.beyond_lookback, std::slice::from_ref(&oldest));
+    assert_eq!(found.remaining, 38);
+
+    let rows = db.rows("SELECT * FROM derived.sessions ORDER BY 1").await;
+    let forgotten = stepwell_runner::forget(&sessions, &options, std::slice::from_ref(&newest))
+        .await
+        .unwrap();
+    assert_eq!(forgotten.batches, 1);
+    assert_eq!(
+        db.rows("SELECT * FROM derived.sessions ORDER BY 1").await,
+        rows
+    );
+    assert_eq!(
+        db.rows("SELECT command, state, batches::text, (SELECT released_at IS NOT NULL FROM stepwell.leases)::text
+                 FROM stepwell.runs ORDER BY started_at DESC LIMIT 1")
+            .await,
+        [["forget", "done", "1", "true"].map(|text| Some(text.to_owned())).to_vec()]
+    );
+    assert_eq!(db.run(&sessions).await.unwrap().batches, 1);
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+}
+
+/// The commands as processes: words, JSON and exit codes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_say_what_they_found() {
+    let (db, _) = built(117, 12).await;
+    let program = Program::new(&db);
+    let file = program.file("sessions.yaml", &read_with_url(&db, "sessions.yaml"));
+    let clean = program.run(&["verify", &file]);
+    assert_eq!(clean.code, 0, "{}{}", clean.stdout, clean.stderr);
+    assert!(
+        clean.stdout.contains("no row differs from a rebuild"),
+        "{}",
+        clean.stdout
+    );
+    assert!(
+        clean.stdout.contains("step defrag took no part"),
+        "{}",
+        clean.stdout
+    );
+
+    db.sql("UPDATE derived.sessions SET events = -1 WHERE session_id = (SELECT min(session_id) FROM derived.sessions)").await;
+    let key = db
+        .text("SELECT session_id FROM derived.sessions WHERE events = -1")
+        .await;
+    let wrong = program.run(&["verify", &file]);
+    assert_eq!(wrong.code, 11, "{}", wrong.stderr);
+    assert!(
+        wrong.stdout.contains(&key) && wrong.stdout.contains("events in 1 row"),
+        "{}",
+        wrong.stdout
+    );
+    let json = program.run(&["verify", "--json", &file]).json();
+    assert_eq!(json[0]["tables"][0]["named"][0]["key"][0], key.as_str());
+    assert_eq!(
+        json[0]["tables"][0]["named"][0]["values"][0]["derived"],
+        "-1"
+    );
+
+    let keys = program.file("keys.txt", &format!("{key}\n"));
+    let mended = program.run(&["manifest", "replay", &file, "--keys", &keys]);
+    assert_eq!(mended.code, 0, "{}", mended.stderr);
+    assert_eq!(program.run(&["verify", &file]).code, 0);
+
+    // Nobody to ask, and nothing is forgotten; with --yes it is.
+    let batch = db.text("SELECT max(batch) FROM derived.manifest").await;
+    let asked = program.run(&["manifest", "forget", &file, "--batch", &batch]);
+    assert_eq!(asked.code, 2, "{}", asked.stderr);
+    assert!(
+        asked.stderr.contains(&batch) && asked.stderr.contains("--yes"),
+        "{}",
+        asked.stderr
+    );
+    assert_eq!(db.number("SELECT count(*) FROM derived.manifest").await, 12);
+    let forgotten = program.run(&["manifest", "forget", &file, "--batch", &batch, "--yes"]);
+    assert_eq!(forgotten.code, 0, "{}", forgotten.stderr);
+    assert_eq!(db.number("SELECT count(*) FROM derived.manifest").await, 11);
+
+    assert_eq!(program.run(&["run", &file]).code, 0);
+    let lookback = program.run(&["lookback", &file]);
+    assert_eq!(lookback.code, 0, "{}", lookback.stderr);
+    assert!(
+        lookback.stdout.contains("wholly inside") && lookback.stdout.contains("####"),
+        "{}",
+        lookback.stdout
+    );
+
+    db.sql("UPDATE derived.manifest SET events = events + 1 WHERE batch = (SELECT min(batch) FROM derived.manifest)").await;
+    let shrunk = program.run(&["verify", &file]);
+    assert_eq!(shrunk.code, 12, "{}{}", shrunk.stdout, shrunk.stderr);
+    assert!(shrunk.stdout.contains("shrunk"), "{}", shrunk.stdout);
+}
+
+/// The lookback's figures follow from the data.
+#[tokio::test(flavor = "multi_thread")]
+async fn lookback_says_what_finds_every_batch() {
+    let db = Db::with_tables().await;
+    let event = |batch: &str, time: &str, session: &str| {
+        format!(
+            "('{batch}', '{time}', '{time}', gen_random_uuid()::text, 'page_view', '{session}', '', '')"
+        )
+    };
+    let land = async |events: &[(&str, &str, &str)]| {
+        let rows: Vec<_> = events
+            .iter()
+            .map(|(batch, time, session)| event(batch, time, session))
+            .collect();
+        db.sql(&format!(
+            "INSERT INTO atomic.events (etl_tstamp, collector_tstamp, derived_tstamp, event_id, event_name, domain_sessionid, v_collector, v_etl)
+             VALUES {}",
+            rows.join(", ")
+        ))
+        .await;
+    };
+    let sessions = workflow("sessions.yaml");
+    land(&[
+        ("2026-01-10 01:00", "2026-01-10", "a"),
+        ("2026-01-10 01:00", "2026-01-10 00:30", "a"),
+    ])
+    .await;
+    db.run(&sessions).await.unwrap();
+    // Five days behind, though its batch is the younger one; the session is five days long by it.
+    land(&[("2026-01-10 02:00", "2026-01-05", "a")]).await;
+    db.run(&sessions).await.unwrap();
+    // In order, with one event far back.
+    land(&[
+        ("2026-01-10 03:00", "2026-01-10 02:30", "b"),
+        ("2026-01-10 03:00", "2025-12-30", "c"),
+    ])
+    .await;
+    db.run(&sessions).await.unwrap();
+    let (_stopper, stop) = stepwell_runner::stop();
+    let options = db.options(&RunOptions::default());
+    let report = stepwell_runner::lookback(&sessions, &components(), &options, stop)
+        .await
+        .unwrap();
+    let batches = report.batches.unwrap();
+    assert_eq!((batches.batches, batches.processed), (3, 3));
+    assert_eq!(batches.smallest_seconds, 5 * 86_400 + 1_800);
+    assert_eq!(batches.reach_seconds, 11 * 86_400 + 1_800);
+    assert_eq!(batches.beyond_lookback, 0);
+    assert_eq!(batches.latest.unwrap().batch, "2026-01-10 02:00:00");
+    let within: Vec<_> = batches
+        .within
+        .iter()
+        .map(|within| (within.days, within.batches, within.whole))
+        .collect();
+    assert_eq!(
+        within,
+        [
+            (0, 2, 1),
+            (1, 2, 1),
+            (2, 2, 1),
+            (3, 2, 1),
+            (7, 3, 2),
+            (14, 3, 3),
+            (30, 3, 3)
+        ]
+    );
+    let keys = &report.keys[0];
+    assert_eq!(
+        (keys.step.as_str(), keys.keys, keys.longest_seconds),
+        ("session-ids", 3, 5 * 86_400 + 1_800)
+    );
+    let within: Vec<_> = keys.within.iter().map(|within| within.keys).collect();
+    assert_eq!(within, [2, 2, 2, 3, 3, 3]);
+}
+
+/// What an observer hears of a backlog.
+#[derive(Default)]
+struct Slices(Mutex<Vec<(u64, u64, bool)>>);
+
+impl Observer for Slices {
+    fn event(&self, _: &str, event: &Event<'_>) {
+        if let Event::PassStarted {
+            backlog: Some(backlog),
+            ..
+        } = event
+        {
+            self.0
+                .lock()
+                .unwrap()
+                .push((backlog.done, backlog.total, backlog.left.is_some()));
+        }
+    }
+}
+
+/// A backlog in slices: a run that ends between two of them leaves the earlier ones, and the next run goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_goes_on_where_it_stopped() {
+    let db = Db::with_tables().await;
+    for batch in stream(119).take(20) {
+        db.land(&batch).await;
+    }
+    let sessions = workflow("sessions.yaml");
+    let sliced = async |max_slices: Option<u32>| {
+        let options = RunOptions {
+            max_batches: Some(3),
+            max_slices,
+            ..db.options(&RunOptions::default())
+        };
+        let (slices, (_stopper, stop)) = (Slices::default(), stepwell_runner::stop());
+        let report = stepwell_runner::run(&sessions, &components(), &options, &slices, stop)
+            .await
+            .unwrap();
+        (report, slices.0.into_inner().unwrap())
+    };
+    let (report, heard) = sliced(Some(2)).await;
+    assert_eq!((report.passes, report.batches, report.left), (2, 6, 14));
+    assert_eq!(heard, [(0, 20, false), (3, 20, true)]);
+    assert_eq!(db.number("SELECT count(*) FROM derived.manifest").await, 6);
+    let (report, heard) = sliced(None).await;
+    assert_eq!((report.passes, report.batches, report.left), (5, 14, 0));
+    let expected: Vec<_> = (0..5).map(|pass| (pass * 3, 14, pass > 0)).collect();
+    assert_eq!(heard, expected);
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+}
+
+/// Two databases with the same events and the same `--as-of` have the same tables, manifests and SQL.
+///
+/// Goal: nothing reads the wall clock in what decides rows. Method: two databases, one a second later than the other,
+/// with events on both sides of the point in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_point_in_time_gives_the_same() {
+    let options = RunOptions {
+        as_of: Some("2026-01-05T00:00:00Z".parse().unwrap()),
+        ..RunOptions::default()
+    };
+    let mut outcomes = Vec::new();
+    for _ in 0..2 {
+        let db = Db::with_tables().await;
+        let sessions = workflow("sessions.yaml");
+        let mut plans = Vec::new();
+        let batches: Vec<_> = stream(121).take(30).collect();
+        for landing in batches.chunks(15) {
+            for batch in landing {
+                db.land(batch).await;
+            }
+            let (_stopper, stop) = stepwell_runner::stop();
+            stepwell_runner::init(&sessions, &db.options(&options))
+                .await
+                .unwrap();
+            let plan = stepwell_runner::plan(&sessions, &components(), &db.options(&options), stop)
+                .await
+                .unwrap();
+            let sql = plan.steps.iter().flat_map(|step| &step.statements);
+            plans.push(
+                sql.map(|s| (s.sql.clone(), s.params.clone()))
+                    .collect::<Vec<_>>(),
+            );
+            db.run_with(&sessions, &options).await.unwrap();
+        }
+        let derived = db
+            .rows("SELECT * FROM derived.sessions ORDER BY session_id")
+            .await;
+        let manifest = "SELECT playbook, batch, events, first_time, last_time FROM derived.manifest ORDER BY batch";
+        outcomes.push((plans, derived, db.rows(manifest).await));
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    assert!(outcomes[0] == outcomes[1]);
+    assert!(outcomes[0].1.len() > 50);
+}
+
+/// A batch that is processed while a verification goes on is neither rebuilt nor compared.
+///
+/// Method: an event trigger makes the verification wait, with its snapshot taken, until a run has committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_sees_one_state_of_the_warehouse() {
+    let db = Db::with_tables().await;
+    let batches: Vec<_> = stream(123).take(14).collect();
+    for batch in &batches[..10] {
+        db.land(batch).await;
+    }
+    let sessions = workflow("sessions.yaml");
+    db.run(&sessions).await.unwrap();
+    struct Between<'a> {
+        begun: &'a tokio::sync::Notify,
+    }
+    impl Observer for Between<'_> {
+        fn event(&self, _: &str, event: &Event<'_>) {
+            if let Event::StepStarted {
+                step: "session-ids",
+            } = event
+            {
+                self.begun.notify_one();
+                // The verification waits here for the run below: its task has a thread of its own meanwhile.
+                tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(1500)));
+            }
+        }
+    }
+    let begun = tokio::sync::Notify::new();
+    let observer = Between { begun: &begun };
+    let (_stopper, stop) = stepwell_runner::stop();
+    let (options, what) = (db.options(&RunOptions::default()), everything());
+    let (components, session_workflow) = (components(), workflow("sessions.yaml"));
+    let verifying = stepwell_runner::verify(
+        &session_workflow,
+        &components,
+        &options,
+        &what,
+        &observer,
+        stop,
+    );
+    let running = async {
+        begun.notified().await;
+        for batch in &batches[10..] {
+            db.land(batch).await;
+        }
+        db.run(&sessions).await.unwrap()
+    };
+    let (found, run) = tokio::join!(verifying, running);
+    let found = found.unwrap();
+    assert_eq!(run.batches, 4);
+    assert!(!found.differs, "{:?}", found.tables);
+    assert_eq!(found.batches.unwrap().processed, 10);
+}
+
+/// A step that fails while it verifies leaves no table behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_that_fails_leaves_nothing() {
+    let (db, _) = built(125, 6).await;
+    let text = read("sessions.yaml").replace("min(derived_tstamp)", "min(derived_tstmp)");
+    let before = traces(&db).await;
+    let error = verify(&db, &parse(&text), &everything()).await.unwrap_err();
+    assert!(error.to_string().contains("derived_tstmp"), "{error}");
+    assert_eq!(traces(&db).await, before);
+}
