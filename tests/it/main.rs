@@ -8,6 +8,7 @@ mod drill;
 mod examples;
 mod faults;
 mod harness;
+mod hostile_sql;
 mod inputs;
 mod plugins;
 mod program;

@@ -233,15 +233,6 @@ impl StepKinds for Components {
             message,
             help: Some(help.to_owned()),
         };
-        if plugin.trust == Trust::ThirdParty {
-            return Err(error(
-                format!(
-                    "plugin \"{}\" is a third party's, whose SQL this version cannot confine",
-                    plugin.name
-                ),
-                "If your own team wrote it, say `trust: own`: its statements then run under the workflow's login.",
-            ));
-        }
         let most = match (plugin.limits.get(LimitKey::Component), plugin.trust) {
             (Some(most), _) => most,
             (None, Trust::Own) => COMPONENT_BYTES_MAX as u64,
@@ -273,10 +264,11 @@ impl StepKinds for Components {
         {
             return Err(error(
                 format!(
-                    "component {} is not the one that is pinned: it has {found}",
-                    file.display()
+                    "component {} is not the one that is pinned: - sha256:{pinned}, + {found}{}",
+                    file.display(),
+                    says(&bytes)
                 ),
-                "If the change is wanted, `stepwell plugin pin` writes the new digest into the workflow file.",
+                "If the change is wanted, look at what it is granted; `stepwell plugin pin` writes the new digest into the workflow file.",
             ));
         }
         trust::check(plugin, base, found, &self.0.site, trust)?;
@@ -290,6 +282,15 @@ impl StepKinds for Components {
                 "Build it with the SDK for wasm32-wasip2.",
             )
         })?;
+        if description.kind == Kind::Reducer && plugin.trust == Trust::ThirdParty {
+            return Err(error(
+                format!(
+                    "plugin \"{}\" is a third party's reducer, whose SELECT this version does not run under its own login",
+                    plugin.name
+                ),
+                "Take a planner, or write `trust: own` if your team builds it: its SELECT then runs under the workflow's login.",
+            ));
+        }
         let mut declared = self
             .0
             .declared
@@ -297,6 +298,20 @@ impl StepKinds for Components {
             .unwrap_or_else(PoisonError::into_inner);
         declared.insert(file, bytes.into());
         Ok(kind(description))
+    }
+}
+
+/// What a component that is not the pinned one says of itself.
+fn says(bytes: &[u8]) -> String {
+    match describe(bytes) {
+        Err(_) => ", which is no step component".into(),
+        Ok(found) => format!(
+            ", which says that it is {} {}, reads [{}], writes [{}]",
+            found.name,
+            found.version,
+            found.reads.join(", "),
+            found.writes.join(", ")
+        ),
     }
 }
 

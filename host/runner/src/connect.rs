@@ -89,6 +89,23 @@ pub(crate) async fn step(
     open(workflow, target, name, &[]).await
 }
 
+/// Connects as a third party's plugin. Only what every session pins is set, nothing that the workflow asks for.
+pub(crate) async fn plugin(
+    workflow: &Workflow,
+    target: &Target,
+    run_id: &str,
+) -> Result<Session, RunError> {
+    let options = SessionOptions {
+        application_name: name(workflow.playbook.as_str(), "plugin", run_id),
+        statement_timeout: Some(STATEMENT_TIMEOUT),
+        lock_timeout: Some(LOCK_TIMEOUT),
+        settings: Vec::new(),
+    };
+    Session::connect(target, &options)
+        .await
+        .map_err(RunError::warehouse("connect as the plugin's role"))
+}
+
 /// Connects the session that holds the lease and keeps the journal.
 ///
 /// Its commits do not wait for the disk. What a crash of the server could take back is a lease whose holder lost its

@@ -3,13 +3,19 @@
 use std::future::Future;
 
 use futures_util::future::join_all;
-use stepwell_sandbox::contract::{Answer, Plan, Question, Reply, RunInfo, Shape, ShapeReply};
+use stepwell_sandbox::contract::{
+    Answer, Plan, Question, Reply, RunInfo, Shape, ShapeReply, Statement,
+};
 use stepwell_sandbox::{Attempt, CallError, Component, Limits};
-use stepwell_warehouse::{Access, AnswerLimits, Canceller, Session, WarehouseError};
+use stepwell_warehouse::{
+    Access, AnswerLimits, Canceller, Estimate, Param, Session, WarehouseError,
+};
 
+use crate::confined::Confined;
 use crate::convert;
 use crate::error::{Problem, RunError, StatementPlace, StepPlace};
-use crate::policy::Rights;
+use crate::policy::forms::{Form, form};
+use crate::policy::{Checked, Rights};
 use crate::run::Interrupts;
 use crate::together::Member;
 
@@ -29,6 +35,7 @@ const CANCEL_WAIT: std::time::Duration = std::time::Duration::from_millis(1500);
 pub(crate) struct Conversation<'a> {
     pub(crate) component: Component,
     pub(crate) limits: &'a Limits,
+    pub(crate) rights: &'a Rights,
     pub(crate) info: RunInfo,
     pub(crate) place: StepPlace,
     /// Whom a question may be asked together with.
@@ -70,34 +77,129 @@ impl Questions {
     }
 }
 
+/// Whom the questions of a step are put to.
+#[derive(Clone, Copy)]
+pub(crate) enum Whom<'a> {
+    /// A session of the workflow's own login.
+    Workflow(&'a Session),
+    /// A third party's own.
+    Confined(&'a Confined),
+}
+
+impl<'a> Whom<'a> {
+    /// Returns the plugin's own session where it has one, the workflow's otherwise.
+    pub(crate) fn of(confined: Option<&'a Confined>, session: &'a Session) -> Self {
+        confined.map_or(Self::Workflow(session), Self::Confined)
+    }
+
+    /// Returns what the server expects of a statement; none where it cannot say.
+    pub(crate) async fn explain(
+        self,
+        statement: &Statement,
+        params: &[Param],
+        interrupts: &Interrupts,
+    ) -> Result<Option<Estimate>, RunError> {
+        match self {
+            Self::Workflow(session) => {
+                let explaining = session.explain(&statement.sql, params);
+                Ok(interrupts.guard(session, explaining).await?.ok())
+            }
+            Self::Confined(confined) => {
+                // What fills a scratch table is explained without its table, which is the host's to make.
+                let sql = match form(&statement.sql).map_err(refused)? {
+                    Form::Fill { select, .. } => select,
+                    Form::Read(sql) | Form::Change(sql, _) => sql,
+                    Form::Clear(_) | Form::Measure(_) => return Ok(None),
+                };
+                let explained = confined.explain(sql, params, interrupts).await;
+                interrupts.check()?;
+                Ok(explained.ok())
+            }
+        }
+    }
+
+    pub(crate) async fn begin(
+        self,
+        transaction: Questions,
+        interrupts: &Interrupts,
+    ) -> Result<(), RunError> {
+        match self {
+            Self::Workflow(session) => interrupts
+                .guard(session, transaction.begin(session))
+                .await?
+                .map_err(RunError::warehouse("ask the warehouse")),
+            Self::Confined(confined) => confined.begin(Access::ReadOnly, interrupts).await,
+        }
+    }
+
+    async fn answer(
+        self,
+        interrupts: &Interrupts,
+        question: &Checked<Question>,
+    ) -> Result<Answer, RunError> {
+        tracing::debug!(label = %question.label, sql = %question.sql, "question");
+        let params = convert::params(&question.params);
+        let answer = match self {
+            Self::Workflow(session) => {
+                let asking = session.ask(&question.sql, &params, &ANSWER_LIMITS);
+                let answer = interrupts.guard(session, asking).await?;
+                answer.map_err(|source| RunError::new(Problem::Statement { source }))?
+            }
+            Self::Confined(confined) => {
+                confined
+                    .ask(&question.sql, &params, &ANSWER_LIMITS, interrupts)
+                    .await?
+            }
+        };
+        Ok(convert::answer(answer))
+    }
+
+    pub(crate) async fn end(self, transaction: Questions) -> Result<(), RunError> {
+        match self {
+            Self::Workflow(session) => transaction
+                .end(session)
+                .await
+                .map_err(RunError::warehouse("end the questions")),
+            Self::Confined(confined) => confined.rollback().await,
+        }
+    }
+}
+
 impl Conversation<'_> {
     /// Returns the plan. Questions run in one read-only transaction, which is over when this returns.
     pub(crate) async fn plan(
         self,
-        session: &Session,
+        asked: Whom<'_>,
         interrupts: &Interrupts,
-    ) -> Result<Plan, RunError> {
+    ) -> Result<Checked<Plan>, RunError> {
         let place = self.place.clone();
-        let outcome = self.ask(session, interrupts).await;
-        outcome.map_err(|error| error.at(place))
+        let rights = self.rights;
+        let outcome = self.ask(asked, interrupts).await;
+        let checked = outcome.and_then(|plan| rights.check(plan).map_err(refused));
+        checked.map_err(|error| error.at(place))
     }
 
-    /// Returns the shape of a reducer, as [`plan`](Self::plan) does a plan.
+    /// Returns the shape of a reducer, as [`plan`](Self::plan) does a plan. What it wants to read is checked as it is
+    /// prepared.
     pub(crate) async fn shape(
         self,
-        session: &Session,
+        asked: Whom<'_>,
         interrupts: &Interrupts,
     ) -> Result<Shape, RunError> {
         let place = self.place.clone();
-        let outcome = self.ask(session, interrupts).await;
+        let outcome = self.ask(asked, interrupts).await;
         outcome.map_err(|error| error.at(place))
     }
 
     async fn ask<T: Ready>(
         self,
-        session: &Session,
+        asked_of: Whom<'_>,
         interrupts: &Interrupts,
     ) -> Result<T, RunError> {
+        if self.rights.is_confined() && matches!(asked_of, Whom::Workflow(_)) {
+            let why = "a third party's plugin asks and works under a login of its own alone";
+            return Err(refused(why.to_owned()));
+        }
         let (component, limits, as_of_us) = (
             self.component.clone(),
             self.limits.clone(),
@@ -113,21 +215,17 @@ impl Conversation<'_> {
             match reply.map_err(|source| plugin(source, &self.place))? {
                 Turn::Ready(ready) => {
                     if round > 0 {
-                        let ended = self.transaction.end(session).await;
-                        ended.map_err(RunError::warehouse("end the questions"))?;
+                        asked_of.end(self.transaction).await?;
                     }
                     return Ok(ready);
                 }
                 Turn::Ask(questions) => {
                     if round == 0 {
-                        let began = interrupts
-                            .guard(session, self.transaction.begin(session))
-                            .await?;
-                        began.map_err(RunError::warehouse("ask the warehouse"))?;
+                        asked_of.begin(self.transaction, interrupts).await?;
                     }
-                    let new = self.answers(session, interrupts, &questions, asked).await?;
+                    let new = self.answers(asked_of, interrupts, questions, asked).await?;
+                    asked += new.len();
                     answers.extend(new);
-                    asked += questions.len();
                 }
             }
         }
@@ -137,27 +235,42 @@ impl Conversation<'_> {
 }
 
 impl Conversation<'_> {
-    /// Puts questions that do not wait for each other's answers, all at once. `asked` is the number of those before.
+    /// Puts questions that do not wait for each other's answers: all at once on a session of the workflow's own, one after
+    /// the other on a third party's, whose time is counted between any two. `asked` is the number of those before.
     async fn answers(
         &self,
-        session: &Session,
+        asked_of: Whom<'_>,
         interrupts: &Interrupts,
-        questions: &[Question],
+        questions: Vec<Question>,
         asked: usize,
     ) -> Result<Vec<Answer>, RunError> {
-        let asking = questions.iter().map(async |question| {
-            let asking = answer(session, interrupts, question);
-            match self.together {
-                None => asking.await,
-                Some(member) => {
+        let count = asked + questions.len();
+        let place = |(at, question): (usize, &Question)| StatementPlace {
+            label: question.label.clone(),
+            question: true,
+            number: asked + at + 1,
+            count,
+            sql: question.sql.clone(),
+        };
+        let mut places: Vec<_> = questions.iter().enumerate().map(place).collect();
+        let asking = questions.into_iter().map(async |question| {
+            let question = self.rights.check_question(question).map_err(refused)?;
+            let asking = asked_of.answer(interrupts, &question);
+            match (self.together, asked_of) {
+                (Some(member), Whom::Workflow(session)) => {
                     let asker = session.identity();
-                    member.answer(asker, interrupts, question, asking).await
+                    member.answer(asker, interrupts, &question, asking).await
                 }
+                _ => asking.await,
             }
         });
+        let answered = match asked_of {
+            Whom::Workflow(_) => join_all(asking).await,
+            Whom::Confined(_) => one_by_one(asking).await,
+        };
         let mut answers = Vec::new();
         let mut failed: Option<(usize, RunError)> = None;
-        for (at, answered) in join_all(asking).await.into_iter().enumerate() {
+        for (at, answered) in answered.into_iter().enumerate() {
             match answered {
                 Ok(answer) => answers.push(answer),
                 // The server refuses those behind one that failed for no other reason than that.
@@ -170,18 +283,25 @@ impl Conversation<'_> {
         let Some((at, error)) = failed else {
             return Ok(answers);
         };
-        let statement = StatementPlace {
-            label: questions[at].label.clone(),
-            question: true,
-            number: asked + at + 1,
-            count: asked + questions.len(),
-            sql: questions[at].sql.clone(),
-        };
         Err(error.at(StepPlace {
-            statement: Some(statement),
+            statement: Some(places.swap_remove(at)),
             ..self.place.clone()
         }))
     }
+}
+
+/// Waits for each after the other, up to the first that fails.
+async fn one_by_one<T>(
+    work: impl Iterator<Item = impl Future<Output = Result<T, RunError>>>,
+) -> Vec<Result<T, RunError>> {
+    let mut done = Vec::new();
+    for one in work {
+        done.push(one.await);
+        if done.last().is_some_and(Result::is_err) {
+            break;
+        }
+    }
+    done
 }
 
 /// Whether a statement failed because one before it did.
@@ -246,19 +366,8 @@ async fn next<T: Ready>(
     .await
 }
 
-async fn answer(
-    session: &Session,
-    interrupts: &Interrupts,
-    question: &Question,
-) -> Result<Answer, RunError> {
-    Rights::check_question(question).map_err(|message| RunError::new(Problem::Refused(message)))?;
-    tracing::debug!(label = %question.label, sql = %question.sql, "question");
-    let params = convert::params(&question.params);
-    let asking = session.ask(&question.sql, &params, &ANSWER_LIMITS);
-    let answer = interrupts.guard(session, asking).await?;
-    answer
-        .map(convert::answer)
-        .map_err(|source| RunError::new(Problem::Statement { source }))
+fn refused(why: String) -> RunError {
+    RunError::new(Problem::Refused(why))
 }
 
 pub(crate) fn plugin(source: CallError, place: &StepPlace) -> RunError {

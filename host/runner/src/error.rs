@@ -6,6 +6,9 @@ use std::time::Duration;
 use stepwell_sandbox::{CallError, SandboxError};
 use stepwell_sql::TableName;
 use stepwell_warehouse::WarehouseError;
+use stepwell_workflow::LimitKey;
+
+use crate::roles::Finding;
 
 /// A run, or another piece of work against the warehouse, that failed.
 ///
@@ -136,6 +139,29 @@ pub enum Problem {
     /// A plan holds what the step may not do.
     #[error("{0}")]
     Refused(String),
+    /// The login role of a third party's plugin is not as the workflow's grants have it.
+    #[error(
+        "role \"{role}\" of plugin \"{plugin}\" is not as the workflow grants it: {}",
+        first(findings)
+    )]
+    Role {
+        /// The plugin's name in the workflow.
+        plugin: String,
+        /// The role.
+        role: String,
+        /// All that it can do beyond its grants, and all that it lacks of them; at least one.
+        findings: Vec<Finding>,
+    },
+    /// The statements of a third party's step took longer than they may.
+    #[error("the step's statements took longer than the limit \"{}\" of {} s", limit.name(), value.as_secs_f64())]
+    OutOfTime {
+        /// The plugin's name in the workflow.
+        plugin: String,
+        /// The limit.
+        limit: LimitKey,
+        /// Its value.
+        value: Duration,
+    },
     /// Another run of the playbook is alive.
     #[error("run {owner} holds playbook \"{playbook}\", since {since}")]
     LeaseHeld {
@@ -196,6 +222,15 @@ pub enum Problem {
     },
 }
 
+/// The first finding, and how many more there are.
+fn first(findings: &[Finding]) -> String {
+    let first = findings.first().map_or("", |finding| &finding.what);
+    match findings.len() {
+        0 | 1 => format!("it {first}"),
+        count => format!("it {first}, and {} more", count - 1),
+    }
+}
+
 /// What kind of failure it is, for the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
@@ -251,7 +286,11 @@ impl RunError {
                 | WarehouseError::ConnectionLost { .. } => Failure::Connection,
                 _ => Failure::Step,
             },
-            Problem::Plugin { .. } | Problem::Load { .. } | Problem::Refused(_) => Failure::Step,
+            Problem::Role { .. } => Failure::Connection,
+            Problem::Plugin { .. }
+            | Problem::Load { .. }
+            | Problem::Refused(_)
+            | Problem::OutOfTime { .. } => Failure::Step,
         }
     }
 
@@ -272,6 +311,17 @@ impl RunError {
                 let plugin = self.step.as_ref().map_or("<name>", |step| step.plugin.as_str());
                 let plugin = plugin.split(' ').next().unwrap_or(plugin);
                 Some(limit.limit.help(plugin))
+            }
+            Problem::Role { findings, .. } => {
+                let mends: Vec<_> = findings.iter().filter_map(|finding| finding.mend.as_deref()).collect();
+                let script = "`stepwell plugin grants <workflow>` prints what makes the role";
+                Some(match mends.is_empty() {
+                    true => format!("{script}."),
+                    false => format!("{script}; this mends it:\n{}", mends.join("\n")),
+                })
+            }
+            Problem::OutOfTime { plugin, limit, .. } => {
+                Some(format!("If it needs more, raise `plugins.{plugin}.limits.{}`.", limit.name()))
             }
             Problem::LeaseHeld { heartbeat_age, place, .. } => Some(format!(
                 "It runs at {place} and gave a sign of life {} s ago. Wait for it to end; if it is dead, the next run takes over by itself.",

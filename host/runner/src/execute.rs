@@ -14,6 +14,7 @@ use crate::error::{Problem, RunError, StatementPlace, StepPlace, WarehouseState}
 use crate::journal::Progress;
 use crate::lease::Durability;
 use crate::observe::Event;
+use crate::policy::Checked;
 use crate::report::StatementReport;
 use crate::run::Context;
 
@@ -36,7 +37,7 @@ pub(crate) struct Executed {
 pub(crate) struct Execution<'a> {
     pub(crate) context: &'a Context<'a>,
     pub(crate) session: &'a Session,
-    pub(crate) plan: &'a Plan,
+    pub(crate) plan: &'a Checked<Plan>,
     pub(crate) place: StepPlace,
     /// Set where the plan writes the manifest: what the journal notes in the same transaction.
     pub(crate) commits: Option<Progress>,

@@ -323,13 +323,18 @@ pub(crate) async fn missing(
         .collect())
 }
 
+/// Whether the warehouse is the host's own, so that it makes there what it needs.
+pub(crate) fn is_private(workflow: &Workflow, options: &RunOptions) -> bool {
+    workflow.warehouse.url.is_none() || options.target.is_some()
+}
+
 /// Makes sure that the host's tables are there and of this build's version; on a private server it makes them.
 pub(crate) async fn ensure(
     session: &Session,
     workflow: &Workflow,
     options: &RunOptions,
 ) -> Result<(), RunError> {
-    let private = workflow.warehouse.url.is_none() || options.target.is_some();
+    let private = is_private(workflow, options);
     let found = match all_there(session, workflow).await? {
         Some(version) if version < VERSION && private => init_on(session, workflow).await?.version,
         Some(version) => version,

@@ -10,6 +10,7 @@
 //! What it does not do: read YAML, name tokio-postgres or wasmtime, print.
 
 mod components;
+mod confined;
 mod connect;
 mod conversation;
 mod convert;
@@ -28,6 +29,7 @@ mod reduce;
 mod replay;
 mod report;
 mod retry;
+mod roles;
 mod run;
 mod start;
 mod step;
@@ -52,6 +54,7 @@ pub use report::{
     Outcome, PlanReport, PlannedStatement, PlannedStep, RetryReport, RunReport, StatementReport,
     StepReport, StepState,
 };
+pub use roles::{Finding, grants};
 pub use run::{RunOptions, run};
 pub use stop::{Stop, Stopper, stop};
 pub use together::Together;

@@ -6,6 +6,7 @@ use stepwell_workflow::Workflow;
 
 use crate::components::Components;
 use crate::connect;
+use crate::conversation::Whom;
 use crate::error::{Problem, RunError, one_line};
 use crate::init;
 use crate::run::{Interrupt, Interrupts, RunOptions};
@@ -160,9 +161,11 @@ async fn ask(
     {
         let step = &workflow.steps[index];
         session.batch("SAVEPOINT step").await.map_err(doing())?;
-        let plan = match steps.conversation(index).plan(session, interrupts).await {
+        let asked = Whom::Workflow(session);
+        let plan = match steps.conversation(index).plan(asked, interrupts).await {
             Ok(plan) => plan,
-            // A step that knows nothing of lookbacks may miss tables that were never filled.
+            // A step that knows nothing of lookbacks may miss tables that were never filled, and one of a third party is not
+            // asked on this session.
             Err(error) if !step.kind.gate && interrupts.check().is_ok() => {
                 session
                     .batch("ROLLBACK TO SAVEPOINT step")

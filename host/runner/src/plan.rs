@@ -1,16 +1,20 @@
 //! What a run would do, without doing it.
 
 use stepwell_sandbox::contract::Plan;
-use stepwell_warehouse::{Access, Session};
+use stepwell_warehouse::Session;
 use stepwell_workflow::Workflow;
 
 use crate::components::Components;
+use crate::confined::Confined;
 use crate::connect;
+use crate::conversation::{Questions, Whom};
 use crate::convert;
 use crate::error::{Problem, RunError};
 use crate::init;
+use crate::policy::Checked;
 use crate::reduce::{self, Prepared};
 use crate::report::{PlanReport, PlannedStatement, PlannedStep};
+use crate::roles::{self, Logins};
 use crate::run::{Interrupt, Interrupts, RunOptions};
 use crate::step::{PLANNED, Steps};
 use crate::stop::Stop;
@@ -38,6 +42,8 @@ pub async fn plan(
     if let Some(table) = init::missing(&session, workflow).await?.into_iter().next() {
         return Err(RunError::new(Problem::NotInitialised { table }));
     }
+    let private = init::is_private(workflow, options);
+    let logins = roles::ready(&session, workflow, &target, private, roles::Mode::Look).await?;
     let as_of = options.point_in_time();
     let steps = Steps::new(
         workflow,
@@ -53,7 +59,7 @@ pub async fn plan(
         std::future::pending::<std::convert::Infallible>().await
     };
     tokio::select! {
-        report = all(&steps, &session, &interrupts) => report,
+        report = all(&steps, &session, &logins, &interrupts) => report,
         never = stopping => match never {},
     }
 }
@@ -61,6 +67,7 @@ pub async fn plan(
 async fn all(
     steps: &Steps<'_>,
     session: &Session,
+    logins: &Logins,
     interrupts: &Interrupts,
 ) -> Result<PlanReport, RunError> {
     let mut report = PlanReport {
@@ -71,7 +78,9 @@ async fn all(
     };
     let mut gate = None;
     if let Some(index) = steps.gate() {
-        let plan = steps.conversation(index).plan(session, interrupts).await?;
+        let confined = confined(steps, index, logins).await?;
+        let asked = Whom::of(confined.as_ref(), session);
+        let plan = steps.conversation(index).plan(asked, interrupts).await?;
         report.pending = steps.pending(&plan);
         if let Some(reason) = &plan.ends_run {
             report.nothing_new = Some(reason.clone());
@@ -81,10 +90,12 @@ async fn all(
         gate = Some((index, plan));
     }
     for index in steps.workflow.order() {
+        let confined = confined(steps, index, logins).await?;
+        let asked = Whom::of(confined.as_ref(), session);
         if steps.is_reducer(index) {
             let shape = steps.conversation(index);
-            let shape = shape.shape(session, interrupts).await?;
-            let plan = reduce::as_plan(&shape);
+            let shape = shape.shape(asked, interrupts).await?;
+            let plan = reduce::as_plan(&shape, steps, index)?;
             let prepared = Prepared::new(shape, steps, index, session, interrupts).await?;
             steps.publish(index, &plan);
             let statements = prepared.planned(session, interrupts).await;
@@ -94,17 +105,31 @@ async fn all(
         }
         let plan = match gate.take_if(|(gate, _)| *gate == index) {
             Some((_, plan)) => plan,
-            None => steps.conversation(index).plan(session, interrupts).await?,
+            None => steps.conversation(index).plan(asked, interrupts).await?,
         };
-        steps
-            .rights(index)
-            .check(&plan)
-            .map_err(|message| RunError::new(Problem::Refused(message)).at(steps.place(index)))?;
         steps.publish(index, &plan);
-        let statements = estimated(&plan, session, interrupts).await?;
+        let statements = estimated(&plan, asked, interrupts).await?;
         report.steps.push(planned(steps, index, &plan, statements));
     }
     Ok(report)
+}
+
+/// Connects as the plugin of a third party's step; none for a step of our own.
+async fn confined(
+    steps: &Steps<'_>,
+    index: usize,
+    logins: &Logins,
+) -> Result<Option<Confined>, RunError> {
+    let entry = steps.third_party(index);
+    match entry {
+        None => Ok(None),
+        Some(entry) => {
+            let opened = Confined::open(steps.workflow, logins, entry, PLANNED).await;
+            opened
+                .map(Some)
+                .map_err(|error| error.at(steps.place(index)))
+        }
+    }
 }
 
 fn planned(
@@ -129,26 +154,17 @@ fn planned(
 }
 
 async fn estimated(
-    plan: &Plan,
-    session: &Session,
+    plan: &Checked<Plan>,
+    asked: Whom<'_>,
     interrupts: &Interrupts,
 ) -> Result<Vec<PlannedStatement>, RunError> {
     let mut statements = Vec::new();
     for statement in &plan.statements {
         let params = convert::params(&statement.params);
-        session
-            .begin(Access::ReadOnly)
-            .await
-            .map_err(RunError::warehouse("estimate"))?;
+        asked.begin(Questions::OnTheirOwn, interrupts).await?;
         // What a statement needs may not be there before the ones above it have run; there is no estimate then.
-        let estimate = interrupts
-            .guard(session, session.explain(&statement.sql, &params))
-            .await?
-            .ok();
-        session
-            .rollback()
-            .await
-            .map_err(RunError::warehouse("estimate"))?;
+        let estimate = asked.explain(statement, &params, interrupts).await?;
+        asked.end(Questions::OnTheirOwn).await?;
         statements.push(PlannedStatement {
             label: statement.label.clone(),
             sql: statement.sql.clone(),

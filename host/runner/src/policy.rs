@@ -1,15 +1,32 @@
-//! What a step may do: its rights, and whether a plan stays within them.
+//! What a step may do: its rights, and whether what it asks and plans stays within them.
 //!
-//! Built-in steps and a team's own go through the same check. It reads what a plan declares and how its statements
-//! begin, so it keeps a step from doing by mistake what it did not say. It is no boundary against SQL that lies about
-//! the tables it touches; that one is the database's, under a login of its own for the plugin.
+//! Every step goes through this one check, whatever made it and whichever world of the contract it has: what a plugin
+//! said becomes a [`Checked`] here and nowhere else, and only that is put to a database. The check reads what a plan
+//! declares and how its statements begin. Against SQL that lies about the tables it touches the boundary is the
+//! database's: a third party's runs under a login of its own (`confined.rs`).
+
+pub(crate) mod forms;
 
 use std::collections::BTreeSet;
 
 use stepwell_sandbox::contract::{Plan, Question, Shape, Statement};
 use stepwell_sql::lexer::{Token, TokenKind, tokens};
 use stepwell_sql::{StatementKind, TableName, split, statement_kind};
-use stepwell_workflow::{Step, Trust, Workflow};
+use stepwell_workflow::{StatementGrant, Step, Trust, Workflow};
+
+use forms::{Form, form};
+
+/// Something that a plugin said and that its rights cover. [`Rights`] alone makes one: the field is private.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Checked<T>(T);
+
+impl<T> std::ops::Deref for Checked<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
 
 /// The tables that a step may touch.
 #[derive(Debug, Clone, Default)]
@@ -22,17 +39,39 @@ pub(crate) struct Rights {
     scratch: Vec<TableName>,
     manifest: Option<TableName>,
     derived_schema: String,
+    /// Set for a third party's step.
+    confined: Option<Confinement>,
+}
+
+/// What bounds a third party's step besides its tables.
+#[derive(Debug, Clone)]
+struct Confinement {
+    plugin: String,
+    statements: BTreeSet<StatementGrant>,
+    scratch_schema: String,
 }
 
 impl Rights {
-    /// Returns what the step's settings and description name; for a declared plugin only so much of it as the workflow
-    /// grants.
+    /// Returns what the step's settings and description name, and what the workflow grants; for a third party's step
+    /// what the workflow grants alone.
     pub(crate) fn of(workflow: &Workflow, step: &Step) -> Self {
         let mut rights = Self {
             derived_schema: workflow.schemas.derived.clone(),
             manifest: Some(workflow.manifest.clone()),
             ..Self::default()
         };
+        if let Some(entry) = workflow.plugins.get(&step.uses) {
+            rights.reads.extend(entry.grants.read.iter().cloned());
+            rights.writes.extend(entry.grants.write.iter().cloned());
+            if entry.trust == Trust::ThirdParty {
+                rights.confined = Some(Confinement {
+                    plugin: entry.name.clone(),
+                    statements: entry.grants.statements.clone(),
+                    scratch_schema: workflow.schemas.scratch.clone(),
+                });
+                return rights;
+            }
+        }
         for (alias, _) in &step.reads_scratch {
             rights.reads.insert(workflow.scratch_table(alias));
         }
@@ -42,32 +81,11 @@ impl Rights {
                 .scratch
                 .push(workflow.scratch_table(&format!("{alias}__")));
         }
-        let granted =
-            |table: &&TableName, list: fn(&stepwell_workflow::Grants) -> &Vec<TableName>| {
-                let entry = workflow.plugins.get(&step.uses);
-                entry.is_none_or(|entry| {
-                    entry.trust == Trust::Own || list(&entry.grants).contains(table)
-                })
-            };
-        rights.reads.extend(
-            step.reads_tables
-                .iter()
-                .filter(|table| granted(table, |g| &g.read))
-                .cloned(),
-        );
+        rights.reads.extend(step.reads_tables.iter().cloned());
         rights
             .maintains
             .extend(step.maintains_tables.iter().cloned());
-        rights.writes.extend(
-            step.writes_tables
-                .iter()
-                .filter(|table| granted(table, |g| &g.write))
-                .cloned(),
-        );
-        if let Some(entry) = workflow.plugins.get(&step.uses) {
-            rights.reads.extend(entry.grants.read.iter().cloned());
-            rights.writes.extend(entry.grants.write.iter().cloned());
-        }
+        rights.writes.extend(step.writes_tables.iter().cloned());
         rights.implicit(workflow, step);
         rights
     }
@@ -105,6 +123,11 @@ impl Rights {
         }
     }
 
+    /// Whether the step's statements may run under a login of the plugin's own alone.
+    pub(crate) fn is_confined(&self) -> bool {
+        self.confined.is_some()
+    }
+
     fn may_read(&self, table: &TableName) -> bool {
         self.reads.contains(table) || self.may_write(table)
     }
@@ -128,20 +151,30 @@ impl Rights {
     }
 
     /// Checks that a question is one statement that can only read.
-    pub(crate) fn check_question(question: &Question) -> Result<(), String> {
+    pub(crate) fn check_question(&self, question: Question) -> Result<Checked<Question>, String> {
+        let refused = |why: String| Err(format!("question \"{}\" {why}", question.label));
         match one_statement(&question.sql)? {
-            StatementKind::Query => Ok(()),
-            kind => Err(format!(
-                "question \"{}\" is {}, expected a SELECT",
-                question.label,
-                words(&kind)
-            )),
+            StatementKind::Query if self.confined.is_none() => Ok(Checked(question)),
+            StatementKind::Query => match form(&question.sql) {
+                Ok(Form::Read(_)) => Ok(Checked(question)),
+                Ok(_) => refused("can change tables, expected a SELECT that cannot".into()),
+                Err(why) => refused(why),
+            },
+            kind => refused(format!("is {}, expected a SELECT", words(&kind))),
         }
     }
 
     /// Checks the shape of a reducer that fills `target`: its SELECT can only read, and says that it reads what was
     /// granted, its own target not among it.
-    pub(crate) fn check_shape(&self, shape: &Shape, target: &TableName) -> Result<(), String> {
+    pub(crate) fn check_shape(
+        &self,
+        shape: Shape,
+        target: &TableName,
+    ) -> Result<Checked<Shape>, String> {
+        if self.confined.is_some() {
+            // Its SELECT would have to run under the plugin's own login.
+            return Err("a third party's reducer is not run by this version".into());
+        }
         let select = |problem: String| format!("the shape's SELECT {problem}");
         match one_statement(&shape.select_sql).map_err(select)? {
             StatementKind::Query if !may_change(&shape.select_sql) => {}
@@ -166,19 +199,72 @@ impl Rights {
                 )));
             }
         }
-        Ok(())
+        Ok(Checked(shape))
     }
 
     /// Checks a whole plan; the first thing that is not allowed is the error.
-    pub(crate) fn check(&self, plan: &Plan) -> Result<(), String> {
+    pub(crate) fn check(&self, plan: Plan) -> Result<Checked<Plan>, String> {
         for statement in &plan.statements {
             self.check_statement(statement, plan.atomic)
                 .map_err(|error| format!("statement \"{}\" {error}", statement.label))?;
         }
-        if !plan.atomic && self.commits(plan) {
+        if !plan.atomic && self.commits(&plan) {
             return Err(
                 "the manifest must be written in one transaction with the derived rows".into(),
             );
+        }
+        if let Some(confinement) = &self.confined {
+            self.check_confined(confinement, &plan)?;
+        }
+        Ok(Checked(plan))
+    }
+
+    /// Checks what is asked of a third party's plan besides: its statements have forms that the host knows, it fills
+    /// scratch tables first, and its changes come after that, in one transaction.
+    fn check_confined(&self, confinement: &Confinement, plan: &Plan) -> Result<(), String> {
+        if !plan.atomic {
+            return Err(
+                "a third party's statements run in a transaction, and the plan wants none".into(),
+            );
+        }
+        let mut changed = false;
+        for statement in &plan.statements {
+            let refused = |why: String| format!("statement \"{}\" {why}", statement.label);
+            match form(&statement.sql).map_err(refused)? {
+                Form::Clear(table) | Form::Fill { table, .. } | Form::Measure(table) => {
+                    if table.schema() != confinement.scratch_schema || !self.writes.contains(&table)
+                    {
+                        return Err(refused(format!(
+                            "fills table {table}, which is no scratch table that it was granted"
+                        )));
+                    }
+                    if !confinement.statements.contains(&StatementGrant::Insert) {
+                        return Err(
+                            confinement.missing(&statement.label, &[StatementGrant::Insert])
+                        );
+                    }
+                    if changed {
+                        return Err(refused(
+                            "fills a scratch table after others were changed; it must come first"
+                                .into(),
+                        ));
+                    }
+                }
+                Form::Read(_) => {}
+                Form::Change(_, needs) => {
+                    changed = true;
+                    let missing: Vec<_> = needs
+                        .into_iter()
+                        .filter(|kind| !confinement.statements.contains(kind))
+                        .collect();
+                    if !missing.is_empty() {
+                        return Err(confinement.missing(&statement.label, &missing));
+                    }
+                    if statement.writes.is_empty() {
+                        return Err(refused("can change tables, and does not say which".into()));
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -221,6 +307,21 @@ impl Rights {
             }
         }
         Ok(())
+    }
+}
+
+impl Confinement {
+    /// Says as a diff which kinds of statements are not granted.
+    fn missing(&self, label: &str, missing: &[StatementGrant]) -> String {
+        let list = |kinds: &mut dyn Iterator<Item = &StatementGrant>| {
+            kinds.map(|kind| kind.word()).collect::<Vec<_>>().join(", ")
+        };
+        format!(
+            "statement \"{label}\" needs more than plugin \"{}\" is granted: + {} (granted: `statements: [{}]`)",
+            self.plugin,
+            list(&mut missing.iter()),
+            list(&mut self.statements.iter()),
+        )
     }
 }
 
@@ -276,6 +377,25 @@ mod tests {
             scratch: vec![TableName::new("scratch", "p__a__")],
             manifest: Some(TableName::new("derived", "manifest")),
             derived_schema: "derived".into(),
+            confined: None,
+        }
+    }
+
+    fn confined() -> Rights {
+        Rights {
+            writes: [
+                TableName::new("scratch", "p__a"),
+                TableName::new("derived", "own"),
+            ]
+            .into(),
+            maintains: BTreeSet::new(),
+            scratch: vec![],
+            confined: Some(Confinement {
+                plugin: "acme".into(),
+                statements: [StatementGrant::Select, StatementGrant::Insert].into(),
+                scratch_schema: "scratch".into(),
+            }),
+            ..rights()
         }
     }
 
@@ -318,7 +438,7 @@ mod tests {
             plan(false, "VACUUM derived.old", &[], &["derived.old"]),
             plan(true, "SELECT 1", &["derived.sessions"], &[]),
         ] {
-            assert_eq!(rights.check(&plan), Ok(()), "{plan:?}");
+            assert!(rights.check(plan.clone()).is_ok(), "{plan:?}");
         }
         assert!(rights.commits(&plan(
             true,
@@ -374,7 +494,7 @@ mod tests {
                 "does not say which",
             ),
         ] {
-            let error = rights.check(&plan).unwrap_err();
+            let error = rights.check(plan).unwrap_err();
             assert!(error.contains(part), "{error}");
         }
     }
@@ -386,9 +506,77 @@ mod tests {
             sql: sql.into(),
             params: vec![],
         };
-        assert_eq!(Rights::check_question(&question("SELECT 1")), Ok(()));
-        for sql in ["DELETE FROM a", "SELECT 1; SELECT 2", "SET ROLE x", ""] {
-            assert!(Rights::check_question(&question(sql)).is_err(), "{sql}");
+        for rights in [rights(), confined()] {
+            assert!(rights.check_question(question("SELECT 1")).is_ok());
+            for sql in ["DELETE FROM a", "SELECT 1; SELECT 2", "SET ROLE x", ""] {
+                assert!(rights.check_question(question(sql)).is_err(), "{sql}");
+            }
+        }
+        for sql in [
+            "WITH x AS (DELETE FROM a.b RETURNING 1) SELECT 1",
+            "SELECT 1 INTO a.b",
+        ] {
+            assert!(confined().check_question(question(sql)).is_err(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_third_party_fills_scratch_tables_and_changes_what_it_was_granted() {
+        let fill = |statements: &[(&str, &str)]| {
+            let plans = statements
+                .iter()
+                .map(|(sql, table)| plan(true, sql, &["atomic.events"], &[table]));
+            let mut plans: Vec<_> = plans.collect();
+            let more = plans.split_off(1);
+            let mut first = plans.remove(0);
+            first
+                .statements
+                .extend(more.into_iter().flat_map(|plan| plan.statements));
+            first
+        };
+        let own = ("INSERT INTO derived.own SELECT 1", "derived.own");
+        let (clear, make, measure) = (
+            ("DROP TABLE IF EXISTS scratch.p__a", "scratch.p__a"),
+            (
+                "CREATE UNLOGGED TABLE scratch.p__a AS SELECT 1",
+                "scratch.p__a",
+            ),
+            ("ANALYZE scratch.p__a", "scratch.p__a"),
+        );
+        assert!(confined().check(fill(&[clear, make, measure, own])).is_ok());
+        for (plan, part) in [
+            (fill(&[own, make]), "must come first"),
+            (
+                fill(&[("DELETE FROM derived.own", "derived.own")]),
+                "+ delete (granted: `statements: [select, insert]`)",
+            ),
+            (
+                fill(&[("CREATE TABLE scratch.p__a AS SELECT 1", "scratch.p__a")]),
+                "none that may run",
+            ),
+            (
+                fill(&[("DROP TABLE IF EXISTS derived.own", "derived.own")]),
+                "no scratch table that it was granted",
+            ),
+            (
+                fill(&[(
+                    "CREATE UNLOGGED TABLE scratch.p__b AS SELECT 1",
+                    "scratch.p__a",
+                )]),
+                "no scratch table",
+            ),
+            (
+                fill(&[("ALTER ROLE acme PASSWORD 'x'", "derived.own")]),
+                "none that may run",
+            ),
+            (plan(false, "SELECT 1", &[], &[]), "wants none"),
+            (
+                plan(true, "SELECT 1", &["atomic.other"], &[]),
+                "reads table atomic.other",
+            ),
+        ] {
+            let error = confined().check(plan).unwrap_err();
+            assert!(error.contains(part), "{error}");
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::error::{Problem, RunError, StatementPlace, StepPlace};
 use crate::execute::Executed;
 use crate::lease::Durability;
 use crate::observe::Event;
+use crate::policy::Checked;
 use crate::report::{PlannedStatement, StatementReport};
 use crate::run::{Context, Interrupts};
 use crate::step::Steps;
@@ -37,7 +38,7 @@ const BATCH_BYTES: u64 = 16 << 20;
 
 /// A shape that was checked: what is read, and what is made.
 pub(crate) struct Prepared {
-    shape: Shape,
+    shape: Checked<Shape>,
     /// The SELECT, its parameters as literals.
     select: String,
     target: TableName,
@@ -47,14 +48,20 @@ pub(crate) struct Prepared {
 }
 
 /// What stands for a shape where a plan is expected: its remarks and publications.
-pub(crate) fn as_plan(shape: &Shape) -> Plan {
-    Plan {
+pub(crate) fn as_plan(
+    shape: &Shape,
+    steps: &Steps<'_>,
+    index: usize,
+) -> Result<Checked<Plan>, RunError> {
+    let plan = Plan {
         statements: Vec::new(),
         atomic: true,
         publishes: shape.publishes.clone(),
         notes: shape.notes.clone(),
         ends_run: None,
-    }
+    };
+    let checked = steps.rights(index).check(plan);
+    checked.map_err(|message| RunError::new(Problem::Refused(message)).at(steps.place(index)))
 }
 
 impl Prepared {
@@ -77,7 +84,7 @@ impl Prepared {
         }
         let target = steps.workflow.scratch_table(&shape.target);
         let rights = steps.rights(index);
-        rights.check_shape(&shape, &target).map_err(refused)?;
+        let shape = rights.check_shape(shape, &target).map_err(refused)?;
         let output: Vec<Field> = shape.output.iter().map(convert::field_from).collect();
         if Encoder::new(&output).is_none() || output.iter().any(|field| definition(field).is_none())
         {

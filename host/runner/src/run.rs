@@ -14,15 +14,17 @@ use stepwell_warehouse::{Session, Target};
 use stepwell_workflow::Workflow;
 
 use crate::components::Components;
-use crate::conversation::Conversation;
+use crate::conversation::{Conversation, Whom};
 use crate::error::{Problem, RunError, WarehouseState};
 use crate::journal::{Journal, Progress};
 use crate::lease::Lease;
 use crate::observe::{Backlog, Event, Observer};
+use crate::policy::Checked;
 use crate::pool::Pool;
 use crate::replay::Replay;
 use crate::report::{Outcome, RetryReport, RunReport, StepReport, StepState};
 use crate::retry::Retries;
+use crate::roles::Logins;
 use crate::start::Start;
 use crate::step::Steps;
 use crate::stop::Stop;
@@ -113,6 +115,8 @@ pub async fn run(
         journal: started.journal,
         control: started.control,
         pool: Pool::new(workflow, target, run_id.clone(), started.first),
+        logins: started.logins,
+        granting: tokio::sync::Mutex::new(()),
         interrupts: Interrupts::new(workflow.playbook.as_str()),
         observer,
         retries: &retries,
@@ -145,6 +149,10 @@ pub(crate) struct Context<'a> {
     pub(crate) interrupts: Interrupts,
     control: Session,
     pool: Pool<'a>,
+    /// How third parties' plugins log in.
+    logins: Logins,
+    /// Held while a role is granted tables: access lists do not take two changes at a time.
+    granting: tokio::sync::Mutex<()>,
     observer: &'a dyn Observer,
     retries: &'a Retries,
     together: Member,
@@ -343,17 +351,20 @@ impl Context<'_> {
     }
 
     /// Asks the gate step what is pending, before any step acts.
-    async fn ask_gate(&self, index: usize) -> Result<Plan, RunError> {
+    async fn ask_gate(&self, index: usize) -> Result<Checked<Plan>, RunError> {
         // The lease is taken, and what this run has committed so far is.
         self.together.since_now();
         self.together.meet().await;
         let asking = async || {
             let session = self.pool.take().await?;
+            let confined = Box::pin(self.confined(index, &session)).await?;
             let conversation = Conversation {
-                together: Some(&self.together),
+                // A third party's answers are its own.
+                together: confined.is_none().then_some(&self.together),
                 ..self.steps.conversation(index)
             };
-            let plan = conversation.plan(&session, &self.interrupts).await?;
+            let asked = Whom::of(confined.as_ref(), &session);
+            let plan = Box::pin(conversation.plan(asked, &self.interrupts)).await?;
             self.pool.give_back(session).await;
             Ok(plan)
         };

@@ -15,6 +15,7 @@ use crate::journal::{Journal, Purpose};
 use crate::lease::{self, Applicant, Lease};
 use crate::observe::{Event, Observer};
 use crate::retry::Retries;
+use crate::roles::{self, Logins};
 use crate::run::RunOptions;
 use crate::step;
 use crate::stop::Stop;
@@ -43,6 +44,7 @@ pub(crate) struct Started {
     pub(crate) loaded: BTreeMap<usize, Component>,
     pub(crate) lease: Lease,
     pub(crate) journal: Journal,
+    pub(crate) logins: Logins,
 }
 
 impl Start<'_> {
@@ -50,7 +52,7 @@ impl Start<'_> {
     pub(crate) async fn run(&self, mut stop: Stop) -> Result<Started, RunError> {
         let opening = self.open();
         // Nothing that would have to be undone happens here.
-        let (target, control, first, loaded) = tokio::select! {
+        let (target, control, first, loaded, logins) = tokio::select! {
             biased;
             signal = stop.asked() => return Err(RunError::new(Problem::Stopped { signal })),
             opened = opening => opened?,
@@ -78,12 +80,13 @@ impl Start<'_> {
             loaded,
             lease,
             journal,
+            logins,
         })
     }
 
     async fn open(
         &self,
-    ) -> Result<(Target, Session, Session, BTreeMap<usize, Component>), RunError> {
+    ) -> Result<(Target, Session, Session, BTreeMap<usize, Component>, Logins), RunError> {
         let workflow = self.workflow;
         let target = connect::target(workflow, self.options).await?;
         // What is not needed to see that nothing is pending is loaded once something is.
@@ -95,7 +98,9 @@ impl Start<'_> {
             self.components.load(workflow, at_once)
         )?;
         init::ensure(&control, workflow, self.options).await?;
-        Ok((target, control, first, loaded))
+        let private = init::is_private(workflow, self.options);
+        let logins = roles::ready(&control, workflow, &target, private, roles::Mode::Make).await?;
+        Ok((target, control, first, loaded, logins))
     }
 
     /// Connects the control session and a first one for steps; nothing is sent before both are there.

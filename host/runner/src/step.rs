@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use stepwell_sandbox::contract::{Plan, Relation, RunInfo};
 use stepwell_sandbox::{Component, Limits};
-use stepwell_workflow::{LimitKey, PluginKind, Step, Trust, Workflow};
+use stepwell_workflow::{LimitKey, PluginEntry, PluginKind, Step, Trust, Workflow};
 
 use crate::conversation::{Conversation, Questions};
 use crate::error::StepPlace;
@@ -101,22 +101,24 @@ impl<'a> Steps<'a> {
         gate(self.workflow)
     }
 
-    pub(crate) fn component(&self, index: usize) -> Component {
+    /// Returns the component of a step, once it is loaded.
+    pub(crate) fn component(&self, index: usize) -> Option<Component> {
         let components = self
             .components
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        components[&index].clone()
+        components.get(&index).cloned()
     }
 
-    /// Returns the steps whose component is not there yet.
+    /// Returns the steps of our own whose component is not there yet. A third party's is loaded as its step begins:
+    /// nobody else waits for it to be compiled.
     pub(crate) fn without_component(&self) -> Vec<usize> {
         let components = self
             .components
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         (0..self.workflow.steps.len())
-            .filter(|index| !components.contains_key(index))
+            .filter(|index| !components.contains_key(index) && self.third_party(*index).is_none())
             .collect()
     }
 
@@ -131,6 +133,12 @@ impl<'a> Steps<'a> {
     /// Whether the step folds rows.
     pub(crate) fn is_reducer(&self, index: usize) -> bool {
         self.workflow.steps[index].kind.kind == PluginKind::Reducer
+    }
+
+    /// Returns the plugin of a step if it is a third party's.
+    pub(crate) fn third_party(&self, index: usize) -> Option<&'a PluginEntry> {
+        let entry = self.workflow.plugins.get(&self.workflow.steps[index].uses);
+        entry.filter(|entry| entry.trust == Trust::ThirdParty)
     }
 
     pub(crate) fn rights(&self, index: usize) -> &Rights {
@@ -148,15 +156,11 @@ impl<'a> Steps<'a> {
     }
 
     pub(crate) fn place(&self, index: usize) -> StepPlace {
-        let component = self.component(index);
-        let description = component.description();
+        let step = &self.workflow.steps[index];
         StepPlace {
             index,
-            id: self.workflow.steps[index].id.clone(),
-            plugin: format!(
-                "{} {}",
-                self.workflow.steps[index].uses, description.version
-            ),
+            id: step.id.clone(),
+            plugin: format!("{} {}", step.uses, step.kind.version),
             setting: None,
             statement: None,
         }
@@ -165,8 +169,11 @@ impl<'a> Steps<'a> {
     /// Returns the conversation that asks step `index` what to do, with what earlier steps published.
     pub(crate) fn conversation(&self, index: usize) -> Conversation<'_> {
         Conversation {
-            component: self.component(index),
+            component: self
+                .component(index)
+                .expect("a step's component is loaded before the step is asked"),
             limits: &self.limits[index],
+            rights: &self.rights[index],
             info: self.info(index),
             place: self.place(index),
             together: None,
@@ -179,6 +186,10 @@ impl<'a> Steps<'a> {
 
     /// Keeps what a step published, for those after it. What it says about tables that it does not fill is not heard.
     pub(crate) fn publish(&self, index: usize, plan: &Plan) {
+        // Built-in steps put what they read here into SQL that runs under the workflow's login.
+        if self.third_party(index).is_some() {
+            return;
+        }
         let fills = &self.workflow.steps[index].writes_scratch;
         let mut about = self.about.lock().unwrap_or_else(PoisonError::into_inner);
         for publication in &plan.publishes {

@@ -20,10 +20,12 @@ use stepwell_workflow::{Step, Trust, Workflow};
 
 use crate::components::Components;
 use crate::connect;
+use crate::conversation::Whom;
 use crate::convert;
 use crate::error::{Problem, RunError, StatementPlace, StepPlace, one_line};
 use crate::init;
 use crate::observe::{Event, Observer};
+use crate::policy::Checked;
 use crate::run::{Interrupt, Interrupts, RunOptions};
 use crate::step::{Asked, Steps};
 use crate::stop::Stop;
@@ -252,10 +254,6 @@ impl Verification<'_> {
         if let Some(reason) = self.beyond_scratch(&plan) {
             return Ok(Some(reason));
         }
-        let refused = self.steps.rights(index).check(&plan);
-        refused.map_err(|message| {
-            RunError::new(Problem::Refused(message)).at(self.steps.place(index))
-        })?;
         let rows = self.statements(index, &plan).await?;
         self.steps.publish(index, &plan);
         for publication in plan
@@ -288,7 +286,7 @@ impl Verification<'_> {
     }
 
     /// Asks a step for its plan. One that fails leaves the transaction as it was.
-    async fn plan(&self, index: usize) -> Result<Plan, RunError> {
+    async fn plan(&self, index: usize) -> Result<Checked<Plan>, RunError> {
         let doing = || RunError::warehouse("verify");
         self.session
             .batch("SAVEPOINT step")
@@ -297,7 +295,7 @@ impl Verification<'_> {
         let planned = self
             .steps
             .conversation(index)
-            .plan(&self.session, &self.interrupts)
+            .plan(Whom::Workflow(&self.session), &self.interrupts)
             .await;
         let end = match planned {
             Ok(_) => "RELEASE SAVEPOINT step",

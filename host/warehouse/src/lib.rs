@@ -28,6 +28,7 @@
 pub mod answer;
 pub mod catalog;
 mod column_type;
+mod confine;
 mod connect;
 mod copy;
 pub mod error;
@@ -43,6 +44,7 @@ mod tls;
 
 pub use answer::{Answer, AnswerLimits, Batch, Column, Field, Layout, Values};
 pub use column_type::ColumnType;
+pub use confine::{DescribedColumn, Identity};
 pub use copy::{CopyFormat, CopyOut, Cut, EncodeError, Encoder, GroupBatch};
 pub use error::{RetryClass, StatementError, WarehouseError};
 pub use explain::Estimate;

@@ -279,6 +279,11 @@ impl Session {
             .await
     }
 
+    /// Returns whether the settings came with the connection, so that RESET goes back to them.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned_at_start
+    }
+
     /// Returns a handle that cancels what this session runs.
     pub fn canceller(&self) -> Canceller {
         Canceller {

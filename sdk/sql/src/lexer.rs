@@ -105,7 +105,15 @@ impl<'a> Lexer<'a> {
                 self.quoted('"', false, 0, "quoted identifier")?,
             ),
             '$' => self.dollar()?,
-            '0'..='9' => (TokenKind::Number, number_length(rest)),
+            '0'..='9' => {
+                let length = number_length(rest);
+                if rest[length..].starts_with('$') {
+                    // Servers differ in whether a name or a dollar-quoted literal goes on here.
+                    let what = "number with a \"$\" behind it";
+                    return Err(LexError { what, start });
+                }
+                (TokenKind::Number, length)
+            }
             '.' if rest[1..].starts_with(|c: char| c.is_ascii_digit()) => {
                 (TokenKind::Number, 1 + number_length(&rest[1..]))
             }
@@ -168,6 +176,25 @@ impl<'a> Lexer<'a> {
         })
     }
 
+    /// Length of an `E''` literal. It may go on after white space with a line end in it, and there backslashes still
+    /// escape; as a literal of its own what follows would end elsewhere.
+    fn escaped(&self) -> Result<usize, LexError> {
+        let what = "string literal";
+        let mut length = self.quoted('\'', true, 1, what)?;
+        loop {
+            let mut next = Lexer {
+                sql: self.sql,
+                at: self.at + length,
+            };
+            next.skip_blank()?;
+            let between = &self.sql[self.at + length..next.at];
+            if !next.rest().starts_with('\'') || !between.contains(['\n', '\r']) {
+                return Ok(length);
+            }
+            length = next.at - self.at + next.quoted('\'', true, 0, what)?;
+        }
+    }
+
     /// A parameter, a dollar-quoted literal, or a lone `$`.
     fn dollar(&self) -> Result<(TokenKind, usize), LexError> {
         let rest = self.rest();
@@ -195,10 +222,7 @@ impl<'a> Lexer<'a> {
         let length = rest.find(|c| !continues_word(c)).unwrap_or(rest.len());
         let (word, after) = rest.split_at(length);
         match word {
-            "e" | "E" if after.starts_with('\'') => Ok((
-                TokenKind::String,
-                self.quoted('\'', true, 1, "string literal")?,
-            )),
+            "e" | "E" if after.starts_with('\'') => Ok((TokenKind::String, self.escaped()?)),
             "b" | "B" | "x" | "X" | "n" | "N" if after.starts_with('\'') => Ok((
                 TokenKind::String,
                 self.quoted('\'', false, 1, "string literal")?,
@@ -303,6 +327,24 @@ mod tests {
         ] {
             assert_eq!(tokens(sql).unwrap_err().what, what, "{sql}");
         }
+    }
+
+    /// Taken for literals of their own, the parts would end elsewhere, and code would look like text.
+    #[test]
+    fn an_escaping_literal_goes_on_after_a_line_end() {
+        assert_eq!(
+            texts("E'a'\n'b\\'' , c, 'd'"),
+            ["E'a'\n'b\\''", ",", "c", ",", "'d'"]
+        );
+        assert_eq!(
+            texts("E'a' -- x\n 'b\\'' , c"),
+            ["E'a' -- x\n 'b\\''", ",", "c"]
+        );
+        assert_eq!(
+            texts("E'a' || 'b\\' , c"),
+            ["E'a'", "|", "|", "'b\\'", ",", "c"]
+        );
+        assert!(tokens("SELECT 1a$$, 2, $$").is_err());
     }
 
     #[test]

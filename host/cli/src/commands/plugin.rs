@@ -12,6 +12,7 @@ use crate::files::Vars;
 use crate::render::problems;
 
 mod build;
+mod grants;
 mod inspect;
 mod list;
 mod new;
@@ -21,7 +22,7 @@ mod test;
 
 /// Write, build, test and look at steps of your own
 ///
-/// A step is a WebAssembly component made with the SDK. Nothing here takes a workflow's warehouse.
+/// A step is a WebAssembly component made with the SDK. Nothing here connects to a warehouse.
 #[derive(Debug, Args)]
 pub(crate) struct PluginArgs {
     #[command(subcommand)]
@@ -33,6 +34,7 @@ enum PluginCommand {
     New(new::NewArgs),
     Build(build::BuildArgs),
     Test(test::TestArgs),
+    Grants(grants::GrantsArgs),
     Inspect(inspect::InspectArgs),
     List(list::ListArgs),
     Pin(pin::PinArgs),
@@ -46,6 +48,7 @@ pub(crate) fn execute(args: &PluginArgs, context: &Context) -> Outcome {
         PluginCommand::New(args) => new::execute(args, context),
         PluginCommand::Build(args) => build::execute(args, context),
         PluginCommand::Test(args) => test::execute(args, context),
+        PluginCommand::Grants(args) => grants::execute(args, context),
         PluginCommand::Inspect(args) => inspect::execute(args, context),
         PluginCommand::List(args) => list::execute(args, context),
         PluginCommand::Pin(args) => pin::execute(args, context),

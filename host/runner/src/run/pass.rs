@@ -10,12 +10,16 @@ use stepwell_sandbox::contract::Plan;
 use stepwell_warehouse::Session;
 
 use super::{Context, Interrupt};
-use crate::conversation::Conversation;
-use crate::error::{Problem, RunError};
+use crate::confined::Confined;
+use crate::confined::execute::ConfinedExecution;
+use crate::conversation::{Conversation, Whom};
+use crate::error::RunError;
 use crate::execute::{Executed, Execution};
 use crate::observe::Event;
+use crate::policy::Checked;
 use crate::reduce::{self, Prepared, Reduction};
 use crate::report::{StepReport, StepState};
+use crate::roles;
 
 /// A step that ended.
 struct Ended {
@@ -32,7 +36,7 @@ impl Context<'_> {
     pub(super) async fn pass(
         &self,
         pass: u32,
-        gate: Option<(usize, Plan)>,
+        gate: Option<(usize, Checked<Plan>)>,
     ) -> Result<Option<String>, RunError> {
         let steps = &self.steps.workflow.steps;
         let (mut started, mut done) = (vec![false; steps.len()], vec![false; steps.len()]);
@@ -60,9 +64,15 @@ impl Context<'_> {
                     ends_run = ends_run.or(ended.ends_run);
                 }
                 Some(Err(error)) => {
+                    let place = error.step.as_ref();
+                    let strange =
+                        place.is_some_and(|place| self.steps.third_party(place.index).is_some());
                     // The first failure is the one that counts; those after it follow from the cancelling.
                     failure.get_or_insert(error);
-                    self.interrupts.raise(Interrupt::Sibling);
+                    // A third party's failure is no reason to end work that does not need it.
+                    if !strange {
+                        self.interrupts.raise(Interrupt::Sibling);
+                    }
                 }
             }
         }
@@ -89,7 +99,12 @@ impl Context<'_> {
     }
 
     /// One step: asked, checked, run, journalled.
-    async fn step(&self, pass: u32, index: usize, plan: Option<Plan>) -> Result<Ended, RunError> {
+    async fn step(
+        &self,
+        pass: u32,
+        index: usize,
+        plan: Option<Checked<Plan>>,
+    ) -> Result<Ended, RunError> {
         let step = &self.steps.workflow.steps[index];
         self.event(&Event::StepStarted { step: &step.id });
         let begun = Instant::now();
@@ -156,34 +171,54 @@ impl Context<'_> {
                 .all(|other| self.may_fail(other))
     }
 
+    // The parts wait on the heap: in one piece the future of a step fills half of a thread's stack.
     async fn attempt(
         &self,
         index: usize,
-        plan: Option<Plan>,
+        plan: Option<Checked<Plan>>,
         beyond_repeat: &AtomicBool,
-    ) -> Result<(Plan, Executed), RunError> {
+    ) -> Result<(Checked<Plan>, Executed), RunError> {
         let place = self.steps.place(index);
         let session = self
             .pool
             .take()
             .await
             .map_err(|error| error.at(place.clone()))?;
-        if self.steps.is_reducer(index) {
-            return self.reduce(index, session).await;
+        if self.steps.component(index).is_none() {
+            let loaded = self
+                .components
+                .load(self.steps.workflow, [index].into_iter())
+                .await;
+            self.steps
+                .add(loaded.map_err(|error| error.at(place.clone()))?);
         }
+        if self.steps.is_reducer(index) {
+            return Box::pin(self.reduce(index, session)).await;
+        }
+        let confined = Box::pin(self.confined(index, &session)).await;
+        let confined = confined.map_err(|error| error.at(place.clone()))?;
+        let asked = Whom::of(confined.as_ref(), &session);
         let plan = match plan {
             Some(plan) => plan,
             None => {
-                self.steps
-                    .conversation(index)
-                    .plan(&session, &self.interrupts)
-                    .await?
+                let conversation = self.steps.conversation(index);
+                Box::pin(conversation.plan(asked, &self.interrupts)).await?
             }
         };
+        if let Some(confined) = &confined {
+            let execution = ConfinedExecution {
+                context: self,
+                host: &session,
+                confined,
+                plan: &plan,
+                place,
+            };
+            let executed = Box::pin(execution.run()).await?;
+            self.steps.publish(index, &plan);
+            self.pool.give_back(session).await;
+            return Ok((plan, executed));
+        }
         let rights = self.steps.rights(index);
-        rights
-            .check(&plan)
-            .map_err(|message| RunError::new(Problem::Refused(message)).at(place.clone()))?;
         let execution = Execution {
             context: self,
             session: &session,
@@ -194,18 +229,24 @@ impl Context<'_> {
         };
         // Outside of a transaction each statement counts at once; the execution repeats single ones.
         beyond_repeat.store(!plan.atomic, Ordering::Relaxed);
-        let executed = execution.run().await?;
+        let executed = Box::pin(execution.run()).await?;
         self.steps.publish(index, &plan);
         self.pool.give_back(session).await;
         Ok((plan, executed))
     }
 
     /// A step that folds rows. Nothing but its scratch tables changes, so it may be repeated as a whole.
-    async fn reduce(&self, index: usize, session: Session) -> Result<(Plan, Executed), RunError> {
+    async fn reduce(
+        &self,
+        index: usize,
+        session: Session,
+    ) -> Result<(Checked<Plan>, Executed), RunError> {
         let steps = &self.steps;
         let shape = steps.conversation(index);
-        let shape = shape.shape(&session, &self.interrupts).await?;
-        let plan = reduce::as_plan(&shape);
+        let shape = shape
+            .shape(Whom::Workflow(&session), &self.interrupts)
+            .await?;
+        let plan = reduce::as_plan(&shape, steps, index)?;
         let prepared = Prepared::new(shape, steps, index, &session, &self.interrupts).await?;
         let Conversation {
             component,
@@ -227,6 +268,25 @@ impl Context<'_> {
         let executed = reduction.run(session).await?;
         steps.publish(index, &plan);
         Ok((plan, executed))
+    }
+
+    /// Connects as the plugin of a third party's step, which is granted its tables before; none for a step of our own.
+    pub(super) async fn confined(
+        &self,
+        index: usize,
+        host: &Session,
+    ) -> Result<Option<Confined>, RunError> {
+        let Some(entry) = self.steps.third_party(index) else {
+            return Ok(None);
+        };
+        let workflow = self.steps.workflow;
+        {
+            let _alone = self.granting.lock().await;
+            roles::grant(host, workflow, &self.logins, entry).await?;
+        }
+        Confined::open(workflow, &self.logins, entry, &self.steps.run_id)
+            .await
+            .map(Some)
     }
 
     pub(super) fn note(&self, index: usize, plan: &Plan) {
@@ -252,8 +312,9 @@ impl Context<'_> {
         StepReport {
             id: step.id.clone(),
             uses: step.uses.clone(),
-            version: component.description().version.clone(),
-            digest: component.digest().to_string(),
+            version: step.kind.version.clone(),
+            // Of one that could not be loaded nothing ran.
+            digest: component.map_or_else(String::new, |component| component.digest().to_string()),
             state: StepState::Done,
             duration_ms: duration.as_secs_f64() * 1000.0,
             rows: executed.rows_written,
