@@ -253,17 +253,10 @@ impl Conversation<'_> {
             sql: question.sql.clone(),
         };
         let mut places: Vec<_> = questions.iter().enumerate().map(place).collect();
-        let asking = questions.into_iter().map(async |question| {
-            let question = self.rights.check_question(question).map_err(refused)?;
-            let asking = asked_of.answer(interrupts, &question);
-            match (self.together, asked_of) {
-                (Some(member), Whom::Workflow(session)) => {
-                    let asker = session.identity();
-                    member.answer(asker, interrupts, &question, asking).await
-                }
-                _ => asking.await,
-            }
-        });
+        // Each waits on the heap: together they are moved about, and in one piece too large for that.
+        let asking = questions
+            .into_iter()
+            .map(|question| Box::pin(self.answered(asked_of, interrupts, question)));
         let answered = match asked_of {
             Whom::Workflow(_) => join_all(asking).await,
             Whom::Confined(_) => one_by_one(asking).await,
@@ -287,6 +280,26 @@ impl Conversation<'_> {
             statement: Some(places.swap_remove(at)),
             ..self.place.clone()
         }))
+    }
+}
+
+impl Conversation<'_> {
+    /// Puts one question, unless a run beside this one has the answer.
+    async fn answered(
+        &self,
+        asked_of: Whom<'_>,
+        interrupts: &Interrupts,
+        question: Question,
+    ) -> Result<Answer, RunError> {
+        let question = self.rights.check_question(question).map_err(refused)?;
+        let asking = Box::pin(asked_of.answer(interrupts, &question));
+        match (self.together, asked_of) {
+            (Some(member), Whom::Workflow(session)) => {
+                let asker = session.identity();
+                member.answer(asker, interrupts, &question, asking).await
+            }
+            _ => asking.await,
+        }
     }
 }
 

@@ -43,7 +43,14 @@ pub async fn plan(
         return Err(RunError::new(Problem::NotInitialised { table }));
     }
     let private = init::is_private(workflow, options);
-    let logins = roles::ready(&session, workflow, &target, private, roles::Mode::Look).await?;
+    let logins = Box::pin(roles::ready(
+        &session,
+        workflow,
+        &target,
+        private,
+        roles::Mode::Look,
+    ))
+    .await?;
     let as_of = options.point_in_time();
     let steps = Steps::new(
         workflow,

@@ -105,7 +105,8 @@ pub async fn run(
         run_id: &run_id,
         as_of_us,
     };
-    let started = start.run(stop.clone()).await?;
+    // The parts of a run wait on the heap: in one piece its future is larger than a thread's stack should have to hold.
+    let started = Box::pin(start.run(stop.clone())).await?;
     let target = &started.target;
     let context = Context {
         steps: Steps::new(workflow, started.loaded, options, run_id.clone(), as_of_us),
@@ -132,7 +133,7 @@ pub async fn run(
         context.event(&Event::TookOver { run_id: died });
     }
     let outcome = tokio::select! {
-        outcome = context.passes() => outcome,
+        outcome = Box::pin(context.passes()) => outcome,
         overdue = context.overdue(stop.clone()) => Err(overdue),
         never = context.watch(stop) => match never {},
     };
@@ -290,7 +291,7 @@ impl Context<'_> {
     async fn passes(&self) -> Result<Outcome, RunError> {
         for pass in 1..=PASSES_MAX {
             let gate = match self.steps.gate() {
-                Some(index) => Some((index, self.ask_gate(index).await?)),
+                Some(index) => Some((index, Box::pin(self.ask_gate(index)).await?)),
                 None => None,
             };
             let more = match &gate {
@@ -316,7 +317,7 @@ impl Context<'_> {
                 self.steps
                     .add(self.components.load(workflow, missing.into_iter()).await?);
             }
-            if let Some(reason) = self.pass(pass, gate).await? {
+            if let Some(reason) = Box::pin(self.pass(pass, gate)).await? {
                 return Ok(if pass > 1 {
                     self.outcome()
                 } else {

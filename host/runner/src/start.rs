@@ -99,7 +99,14 @@ impl Start<'_> {
         )?;
         init::ensure(&control, workflow, self.options).await?;
         let private = init::is_private(workflow, self.options);
-        let logins = roles::ready(&control, workflow, &target, private, roles::Mode::Make).await?;
+        let logins = Box::pin(roles::ready(
+            &control,
+            workflow,
+            &target,
+            private,
+            roles::Mode::Make,
+        ))
+        .await?;
         Ok((target, control, first, loaded, logins))
     }
 

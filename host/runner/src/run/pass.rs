@@ -51,7 +51,7 @@ impl Context<'_> {
                         let plan = gate
                             .take_if(|(gate, _)| *gate == index)
                             .map(|(_, plan)| plan);
-                        running.push(self.step(pass, index, plan));
+                        running.push(Box::pin(self.step(pass, index, plan)));
                     }
                 }
             }
@@ -109,7 +109,7 @@ impl Context<'_> {
         self.event(&Event::StepStarted { step: &step.id });
         let begun = Instant::now();
         let beyond_repeat = AtomicBool::new(false);
-        let attempt = async || self.attempt(index, plan.clone(), &beyond_repeat).await;
+        let attempt = async || Box::pin(self.attempt(index, plan.clone(), &beyond_repeat)).await;
         let safe = || !beyond_repeat.load(Ordering::Relaxed);
         match self.repeated(&step.id, attempt, safe).await {
             Ok((plan, mut executed)) => {
