@@ -4,6 +4,7 @@ mod end;
 mod interrupts;
 mod pass;
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -287,11 +288,34 @@ impl Context<'_> {
         }
     }
 
+    /// Loads the components that are not there yet.
+    async fn load_missing(&self) -> Result<(), RunError> {
+        let missing = self.steps.without_component();
+        if !missing.is_empty() {
+            let loading = self
+                .components
+                .load(self.steps.workflow, missing.into_iter());
+            self.steps.add(loading.await?);
+        }
+        Ok(())
+    }
+
+    /// Waits for work, and loads components meanwhile. Once the work is done they are not waited for, and what cannot be loaded is
+    /// found out when it is needed: there may be nothing to do.
+    async fn while_loading<T>(&self, work: impl Future<Output = T>) -> T {
+        let (mut work, mut loading) = (Box::pin(work), Box::pin(self.load_missing()));
+        tokio::select! {
+            biased;
+            done = &mut work => done,
+            _ = &mut loading => work.await,
+        }
+    }
+
     /// Passes through the steps until the gate finds nothing.
     async fn passes(&self) -> Result<Outcome, RunError> {
         for pass in 1..=PASSES_MAX {
             let gate = match self.steps.gate() {
-                Some(index) => Some((index, Box::pin(self.ask_gate(index)).await?)),
+                Some(index) => Some((index, self.while_loading(self.ask_gate(index)).await?)),
                 None => None,
             };
             let more = match &gate {
@@ -311,12 +335,7 @@ impl Context<'_> {
                 }
                 None => self.begin_pass(pass, &serde_json::Value::Null),
             };
-            let missing = self.steps.without_component();
-            if !missing.is_empty() {
-                let workflow = self.steps.workflow;
-                self.steps
-                    .add(self.components.load(workflow, missing.into_iter()).await?);
-            }
+            self.load_missing().await?;
             if let Some(reason) = Box::pin(self.pass(pass, gate)).await? {
                 return Ok(if pass > 1 {
                     self.outcome()

@@ -63,6 +63,7 @@ impl Together {
         Member {
             group: self.0.clone(),
             met: Mutex::new(false),
+            asking: tokio::sync::Mutex::new(()),
             since: Mutex::new(Instant::now()),
         }
     }
@@ -78,6 +79,8 @@ impl std::fmt::Debug for Together {
 pub(crate) struct Member {
     group: Option<Arc<Group>>,
     met: Mutex<bool>,
+    /// Locked while this run asks something. Of questions that are put together, those beside it take the others.
+    asking: tokio::sync::Mutex<()>,
     since: Mutex<Instant>,
 }
 
@@ -111,13 +114,25 @@ impl Member {
             return ask.await;
         };
         let slot = group.slot(asker, question);
-        // Who fails to get an answer leaves the slot empty, and the next one asks for itself.
-        let mut slot = interrupts.unless_raised(slot.lock()).await?;
         let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who fails to get an answer leaves the slot empty, and the next one asks for itself. Whoever has `asking` waits for
+        // nothing but the server, so to wait for it with a slot in hand comes to an end.
+        let asking = interrupts.unless_raised(self.asking.lock()).await?;
+        let (mut slot, asking) = match slot.try_lock() {
+            Ok(slot) => (slot, Some(asking)),
+            Err(_) => {
+                drop(asking);
+                (interrupts.unless_raised(slot.lock()).await?, None)
+            }
+        };
         if let Some(kept) = slot.as_ref().filter(|kept| kept.asked_at >= since) {
             tracing::debug!(label = %question.label, "answered by a run beside this one");
             return Ok(kept.answer.clone());
         }
+        let _asking = match asking {
+            Some(asking) => asking,
+            None => interrupts.unless_raised(self.asking.lock()).await?,
+        };
         let asked_at = Instant::now();
         let answer = ask.await?;
         *slot = (bytes(&answer) <= KEPT_BYTES_MAX).then(|| Kept {

@@ -247,8 +247,8 @@ impl Discovery<'_> {
         question(&page.label("batches beside the manifest"), select, params)
     }
 
-    /// Asks how many rows each of these batches has, through the index.
-    pub fn count(&self, counted: &[String], page: &Page) -> Question {
+    /// Asks how many rows each of these batches has, through the index. `part` is as for [`whole`](Self::whole).
+    pub fn count(&self, counted: &[String], page: &Page, part: usize) -> Question {
         let select = sql!(
             "SELECT found.place, counted.rows
             FROM {found} WITH ORDINALITY AS found (batch, place)
@@ -259,11 +259,8 @@ impl Discovery<'_> {
             events = self.source.events,
             batch = self.source.batch,
         );
-        question(
-            &page.label("rows of processed batches"),
-            select,
-            vec![batches(counted)],
-        )
+        let label = page.label_of_part("rows of processed batches", part);
+        question(&label, select, vec![batches(counted)])
     }
 
     /// Asks for the events of these batches, wherever they lie, by place from 1. `part` tells the questions of a page
@@ -282,14 +279,7 @@ impl Discovery<'_> {
                 .indented(12),
             found = self.list(),
         );
-        let label = match part {
-            0 => page.label("events of pending batches"),
-            before => format!(
-                "{}, part {}",
-                page.label("events of pending batches"),
-                before + 1
-            ),
-        };
+        let label = page.label_of_part("events of pending batches", part);
         question(&label, select, vec![batches(wanted)])
     }
 
@@ -364,6 +354,13 @@ impl Page {
         match self.number {
             0 => what.to_owned(),
             before => format!("{what}, page {}", before + 1),
+        }
+    }
+
+    fn label_of_part(&self, what: &str, part: usize) -> String {
+        match part {
+            0 => self.label(what),
+            before => format!("{}, part {}", self.label(what), before + 1),
         }
     }
 }

@@ -7,6 +7,10 @@ use stepwell_sdk::rows::Row;
 use crate::State;
 use crate::discovery::{Discovery, PAGE, Page};
 
+/// Questions in which processed batches are counted again, and how many batches there must be for that.
+const COUNT_PARTS: usize = 4;
+const COUNT_PARTS_MIN: usize = 32;
+
 /// Returns the pending batches, the oldest first, and what else was noticed on the way.
 pub fn pending(
     discovery: &Discovery<'_>,
@@ -193,9 +197,27 @@ impl Search<'_> {
             .map(|&at| listed.batches[candidates[at].at].clone())
             .collect();
         let mut rows: Vec<Option<i64>> = vec![None; candidates.len()];
-        for row in ask.one(self.discovery.count(&names, &self.page))?.iter() {
-            if let Some(&at) = place(row).and_then(|place| again.get(place)) {
-                rows[at] = row.int("rows");
+        // In parts, since runs of one process that ask the same share them out between their sessions.
+        let whole = names.len() < COUNT_PARTS_MIN;
+        let size = match whole {
+            true => names.len(),
+            false => names.len().div_ceil(COUNT_PARTS),
+        };
+        let answers = match whole {
+            true => vec![ask.one(self.discovery.count(&names, &self.page, 0))?],
+            false => {
+                let part = |part: usize| {
+                    let names = names.chunks(size).nth(part).unwrap_or_default();
+                    self.discovery.count(names, &self.page, part)
+                };
+                Vec::from(ask.all::<COUNT_PARTS>(std::array::from_fn(part))?)
+            }
+        };
+        for (answer, part) in answers.into_iter().zip(again.chunks(size)) {
+            for row in answer.iter() {
+                if let Some(&at) = place(row).and_then(|place| part.get(place)) {
+                    rows[at] = row.int("rows");
+                }
             }
         }
         let mut changed = Vec::new();
