@@ -28,12 +28,13 @@ const EXPIRY: Duration = Duration::from_secs(30);
 const BEATS: u32 = 6;
 
 /// Whether the holder `l` of a lease is alive. `backend_start` is hidden from other users: a process of the same number
-/// then counts as the same one, which errs on the side of waiting.
+/// then counts as the same one, which errs on the side of waiting. The function below `pg_stat_activity` is asked, since
+/// that view joins all sessions with their databases and users, which takes as long as the rest of a small transaction.
 const ALIVE: &str = "l.released_at IS NULL
   AND l.heartbeat_at >= clock_timestamp() - l.expiry
   AND EXISTS (
-    SELECT FROM pg_catalog.pg_stat_activity AS a
-    WHERE a.pid = l.backend_pid AND coalesce(a.backend_start = l.backend_start, true)
+    SELECT FROM pg_catalog.pg_stat_get_activity(l.backend_pid) AS a
+    WHERE coalesce(a.backend_start = l.backend_start, true)
   )";
 
 /// Returns after how long without a sign of life a run of this workflow counts as dead.
@@ -83,8 +84,8 @@ impl Lease {
             "INSERT INTO stepwell.leases AS l
               (playbook, token, run_id, place, backend_pid, backend_start, acquired_at, heartbeat_at, expiry)
             SELECT $2, 1, $3, $4, a.pid, a.backend_start, clock_timestamp(), clock_timestamp(), make_interval(secs => $1)
-            FROM pg_catalog.pg_stat_activity AS a
-            WHERE a.pid = pg_backend_pid()
+            FROM pg_catalog.pg_stat_get_activity(pg_backend_pid()) AS a
+            WHERE true
             ON CONFLICT (playbook) DO UPDATE SET
               token = l.token + 1,
               run_id = excluded.run_id,
@@ -147,8 +148,8 @@ impl Lease {
         let params = [Param::Text(self.playbook.clone()), Param::Int64(self.token)];
         let check = session.execute(
             "SELECT FROM stepwell.leases AS l
-            JOIN pg_catalog.pg_stat_activity AS a
-              ON a.pid = l.backend_pid AND coalesce(a.backend_start = l.backend_start, true)
+            JOIN pg_catalog.pg_stat_get_activity(l.backend_pid) AS a
+              ON coalesce(a.backend_start = l.backend_start, true)
             WHERE l.playbook = $1 AND l.token = $2
             FOR KEY SHARE OF l",
             &params,
