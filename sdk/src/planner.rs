@@ -175,7 +175,7 @@ pub enum Stop {
     Failed(Failure),
 }
 
-/// The function of a step: it answers with a `P`, a [`Plan`] or a [`Shape`](crate::reducer::Shape).
+/// The function of a step: it answers with a `P`, a [`Plan`] or a [`Shape`].
 pub type Asked<S, P> = fn(&Run, &S, &mut Ask<'_>) -> Result<P, Stop>;
 
 /// How a call of a step's function ended, if it did not fail.
