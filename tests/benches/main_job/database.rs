@@ -1,15 +1,13 @@
 //! A database with events, and both sides set up in it.
 
-use std::convert::Infallible;
+use anyhow::{Result, ensure};
+use stepwell_demo::{Batch, Stream, StreamOptions};
+use stepwell_warehouse::{Access, Session};
 
-use anyhow::{Context as _, Result, ensure};
-use futures_util::stream;
-use stepwell_demo::{Batch, Chunks, Stream, StreamOptions};
-use stepwell_sql::TableName;
-use stepwell_warehouse::{Access, AnswerLimits, CopyFormat, Session};
-
-use crate::commands::{Commands, WORKFLOWS, finish};
-use crate::report::number;
+use crate::commands::{Commands, WORKFLOWS};
+use crate::figures::number;
+use crate::program::{copy_chunks, finish};
+use crate::server::{count, text};
 use crate::stage::Side;
 
 const EVENTS: &str = "events";
@@ -207,28 +205,11 @@ impl Database {
     }
 
     async fn count(&self, sql: &str) -> Result<u64> {
-        let answer = self.session.ask(sql, &[], &AnswerLimits::default()).await?;
-        let count = answer.int64(0, "it").context("a count")?;
-        Ok(count.unsigned_abs())
+        count(&self.session, sql).await
     }
 }
 
 async fn copy_batch(session: &Session, batch: &Batch) -> Result<()> {
-    copy(session, EVENTS, batch.event_chunks()).await?;
-    copy(session, PAGE_CONTEXTS, batch.page_context_chunks()).await
-}
-
-/// Copies into all columns, which are in the order in which the chunks have them.
-async fn copy(session: &Session, table: &str, chunks: Chunks) -> Result<()> {
-    let table = TableName::new("atomic", table);
-    let chunks = stream::iter(chunks.map(|chunk| Ok::<_, Infallible>(chunk.into())));
-    let copied = session.copy_in(&table, &[], CopyFormat::Text, chunks).await;
-    copied.with_context(|| format!("copy into {table}"))?;
-    Ok(())
-}
-
-/// The text that a query selects as `it`.
-pub async fn text(session: &Session, sql: &str) -> Result<String> {
-    let answer = session.ask(sql, &[], &AnswerLimits::default()).await?;
-    Ok(answer.text(0, "it").unwrap_or_default().to_owned())
+    copy_chunks(session, EVENTS, batch.event_chunks()).await?;
+    copy_chunks(session, PAGE_CONTEXTS, batch.page_context_chunks()).await
 }

@@ -12,13 +12,24 @@
 //! Markdown, made to be pasted into `BENCHMARKS.md`.
 //!
 //! In reading order: [`Bench`] says what is measured, [`stage`] and [`database`] on what,
-//! [`commands`] of whom, [`measure`] how, and [`report`] what is asked for.
+//! [`commands`] of whom, [`measure`] how, and [`report`] what is asked for. What other benchmarks do alike stands in
+//! `../common`.
 
 mod commands;
 mod database;
+#[path = "../common/entry.rs"]
+mod entry;
+#[path = "../common/figures.rs"]
+mod figures;
+#[path = "../common/machine.rs"]
 mod machine;
+#[path = "../common/measure.rs"]
 mod measure;
+#[path = "../common/program.rs"]
+mod program;
 mod report;
+#[path = "../common/server.rs"]
+mod server;
 mod stage;
 
 use std::process::ExitCode;
@@ -26,12 +37,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
-use futures_util::FutureExt as _;
 
 use database::{Database, Indexes};
+use figures::{note, number, print, seconds};
 use measure::Samples;
-use report::{Row, Target, number, seconds, section};
-use stage::{Side, Stage, note};
+use report::{Row, Target, section};
+use stage::{Side, Stage};
 
 /// Measures the main job beside the same models written by hand for psql.
 #[derive(Debug, Parser)]
@@ -107,42 +118,7 @@ fn main() -> ExitCode {
         return code;
     }
     let args = Args::parse();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&error.into()),
-    };
-    let outcome = runtime.block_on(async {
-        // On a signal the benchmark is dropped: its processes end, and the server goes with its
-        // files.
-        tokio::select! {
-            outcome = run(&args) => outcome,
-            signal = interrupted() => Err(anyhow::anyhow!("stopped by {signal}")),
-        }
-    });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error),
-    }
-}
-
-fn failed(error: &anyhow::Error) -> ExitCode {
-    note(&format!("error: {error:#}"));
-    ExitCode::FAILURE
-}
-
-async fn interrupted() -> &'static str {
-    use tokio::signal::unix::{SignalKind, signal};
-    let wait = |kind, name| async move {
-        match signal(kind) {
-            Ok(mut signals) => signals.recv().map(|_| name).await,
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        name = wait(SignalKind::interrupt(), "SIGINT") => name,
-        name = wait(SignalKind::terminate(), "SIGTERM") => name,
-        name = wait(SignalKind::hangup(), "SIGHUP") => name,
-    }
+    entry::run(run(&args))
 }
 
 async fn run(args: &Args) -> Result<()> {
@@ -153,13 +129,13 @@ async fn run(args: &Args) -> Result<()> {
         steps: args.steps,
     };
     let wanted = |variant| args.only.is_none_or(|only| only == variant);
-    report::print(&bench.stage.machine().await?)?;
+    print(&bench.stage.machine().await?)?;
     if args.quick {
-        report::print("A quick run, on a tenth of the events: its figures say nothing.\n")?;
+        print("A quick run, on a tenth of the events: its figures say nothing.\n")?;
     }
     if args.tuned_psql {
         let options = commands::TUNED;
-        report::print(&format!("psql runs with `PGOPTIONS='{options}'`.\n"))?;
+        print(&format!("psql runs with `PGOPTIONS='{options}'`.\n"))?;
     }
     if wanted(Variant::NoIndexes) {
         bench.no_indexes().await?;
@@ -387,7 +363,7 @@ impl Bench {
     async fn print(&self, db: &Database, title: &str, rows: &[Row]) -> Result<()> {
         let compared = db.check_same_rows().await?;
         let title = format!("{} events, {title}", number(db.history));
-        report::print(&section(&title, rows, &compared))
+        print(&section(&title, rows, &compared))
     }
 
     fn tell(&self, db: &Database, name: &str, compared: &Compared) {
@@ -396,7 +372,7 @@ impl Bench {
         let [hand, stepwell] = all.map(|samples| seconds(samples.median()));
         note(&format!("{name}: psql {hand}, stepwell {stepwell}"));
         if self.steps {
-            for line in compared.stepwell.steps() {
+            for line in stage::steps(&compared.stepwell) {
                 note(&format!("    {line}"));
             }
         }

@@ -1,10 +1,10 @@
 //! What is asked for, and the Markdown that says whether it is so.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::time::Duration;
 
 use crate::Compared;
+use crate::figures::{self, figure, mib, seconds};
 use crate::measure::Samples;
 
 /// Most memory of the process, in MiB.
@@ -125,11 +125,7 @@ pub fn section(title: &str, rows: &[Row], below: &str) -> String {
          |---|---|---|---|---|---|\n"
     );
     for row in rows {
-        let met = match row.met {
-            None => "",
-            Some(true) => "yes",
-            Some(false) => "**no**",
-        };
+        let met = figures::met(row.met);
         let (case, hand, stepwell) = (&row.case, &row.hand, &row.stepwell);
         let (ratio, target) = (&row.ratio, &row.target);
         // Into a String, which takes everything.
@@ -139,50 +135,4 @@ pub fn section(title: &str, rows: &[Row], below: &str) -> String {
         );
     }
     text + &format!("\n{below}\n")
-}
-
-/// Writes a paragraph to stdout.
-///
-/// # Errors
-///
-/// If nobody reads any more.
-pub fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}")?;
-    out.flush()?;
-    Ok(())
-}
-
-/// The median, and in brackets from where to where: `0.230 s (0.221–0.254)`.
-fn figure(samples: &Samples) -> String {
-    let median = seconds(samples.median());
-    match samples.range() {
-        None => median,
-        Some((least, greatest)) => {
-            let bare = |duration| seconds(duration).replace(" s", "");
-            format!("{median} ({}–{})", bare(least), bare(greatest))
-        }
-    }
-}
-
-/// `0.023 s`, `2.30 s`, `23.0 s`.
-pub fn seconds(duration: Duration) -> String {
-    let seconds = duration.as_secs_f64();
-    match seconds {
-        ..1.0 => format!("{seconds:.3} s"),
-        1.0..10.0 => format!("{seconds:.2} s"),
-        _ => format!("{seconds:.1} s"),
-    }
-}
-
-fn mib(kib: u64) -> String {
-    format!("{} MiB", kib.div_ceil(1024))
-}
-
-/// `1,000,000`.
-pub fn number(number: u64) -> String {
-    let digits = number.to_string();
-    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().collect();
-    let groups = groups.iter().map(|group| String::from_utf8_lossy(group));
-    groups.collect::<Vec<_>>().join(",")
 }

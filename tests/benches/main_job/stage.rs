@@ -1,20 +1,18 @@
 //! What is measured on: a server as users get it, and databases made on it.
 
 use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use stepwell_demo::StreamOptions;
-use stepwell_warehouse::local::{Durability, LocalOptions, LocalServer};
-use stepwell_warehouse::{Session, SessionOptions};
 
 use crate::commands::{Commands, TUNED, WORKFLOWS};
 use crate::database::{Database, Indexes};
-use crate::machine;
-use crate::measure::{Sample, measure};
+use crate::figures::note;
+use crate::measure::{Sample, Samples};
+use crate::server::Server;
 
 /// Who does the job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,47 +24,27 @@ pub enum Side {
     Reference,
 }
 
-/// The server and the files of one benchmark. Dropping it removes them.
+/// The server, and how its databases are used.
 pub struct Stage {
-    folder: PathBuf,
-    server: LocalServer,
+    server: Server,
     tuned_psql: bool,
-    removed: bool,
 }
 
 impl Stage {
     /// Starts the server.
     pub fn set(tuned_psql: bool) -> Result<Self> {
-        // Where cargo builds, since a temporary directory is often in memory.
-        let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let folder = parent.join(format!("main-job-{}", std::process::id()));
-        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-        let options = LocalOptions {
-            durability: Durability::Full,
-            settings: vec![],
-        };
-        let server = LocalServer::at(&folder, options);
-        let stage = Self {
-            folder,
-            server,
-            tuned_psql,
-            removed: false,
-        };
-        stage.server.ensure_running().context("start the server")?;
-        Ok(stage)
+        let server = Server::start("main-job")?;
+        Ok(Self { server, tuned_psql })
     }
 
     /// Stops the server and removes everything.
     pub fn remove(&mut self) -> Result<()> {
-        self.removed = true;
-        self.server.remove().context("remove the server")?;
-        fs::remove_dir_all(&self.folder).context("remove the files")
+        self.server.remove()
     }
 
     /// Says on what the figures are taken.
     pub async fn machine(&self) -> Result<String> {
-        let session = self.connect("postgres").await?;
-        machine::describe(&session, &self.server.version()?).await
+        self.server.machine().await
     }
 
     /// Makes a database with a history of `events` over `days`.
@@ -77,20 +55,18 @@ impl Stage {
         days: u32,
         indexes: Indexes,
     ) -> Result<Database> {
-        let admin = self.connect("postgres").await?;
-        admin.batch(&format!("CREATE DATABASE {name}")).await?;
+        let session = self.server.create(name).await?;
         let options = StreamOptions {
             events,
             days,
             ..StreamOptions::default()
         };
-        let (mut psql, folder) = (self.server.psql()?, self.folder.join(name));
+        let (mut psql, folder) = (self.server.psql()?, self.server.folder().join(name));
         if self.tuned_psql {
             psql.env("PGOPTIONS", TUNED);
         }
         let commands = Commands::new(psql, name, folder, self.cache())?;
         let begun = Instant::now();
-        let session = self.connect(name).await?;
         let db = Database::load(name, session, &options, indexes, commands).await;
         let db = db.context("load the events")?;
         note(&format!(
@@ -102,7 +78,7 @@ impl Stage {
 
     /// Drops a database, so that its pages leave room for those of others.
     pub async fn drop_database(&self, db: &Database) -> Result<()> {
-        let admin = self.connect("postgres").await?;
+        let admin = self.server.connect("postgres").await?;
         let sql = format!("DROP DATABASE {} WITH (FORCE)", db.name);
         admin.batch(&sql).await.context("drop a database")
     }
@@ -152,32 +128,40 @@ impl Stage {
     }
 
     fn cache(&self) -> PathBuf {
-        self.folder.join("cache")
+        self.server.folder().join("cache")
     }
 
     async fn measure(&self, command: &Command) -> Result<Sample> {
-        measure(command, &self.folder.join("measured")).await
-    }
-
-    async fn connect(&self, database: &str) -> Result<Session> {
-        let target = self.server.target()?.with_database(database);
-        let session = Session::connect(&target, &SessionOptions::default()).await;
-        session.with_context(|| format!("connect to {database}"))
+        self.server.measure(command).await
     }
 }
 
-impl Drop for Stage {
-    fn drop(&mut self) {
-        if !self.removed
-            && let Err(error) = self.remove()
-        {
-            note(&format!("{} is left: {error:#}", self.folder.display()));
+/// Where the time of the last sample went, if it is the JSON of `stepwell run`: a line a step,
+/// and one a statement.
+pub fn steps(samples: &Samples) -> Vec<String> {
+    let Some(sample) = samples.all().last() else {
+        return vec![];
+    };
+    let reports: serde_json::Value = serde_json::from_str(&sample.stdout).unwrap_or_default();
+    let ms = |value: &serde_json::Value| value["duration_ms"].as_f64().unwrap_or_default();
+    let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
+    let word = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let (wall, cpu) = (
+        sample.wall.as_secs_f64() * 1e3,
+        sample.cpu.as_secs_f64() * 1e3,
+    );
+    let mut lines = vec![format!("{wall:8.1} ms, {cpu:.1} ms of it on a processor")];
+    for report in list(&reports) {
+        let (playbook, runs) = (word(&report["playbook"]), ms(&report));
+        lines.push(format!("{runs:8.1}   {playbook}"));
+        for step in list(&report["steps"]) {
+            lines.push(format!("{:8.1}     {}", ms(&step), word(&step["id"])));
+            for statement in list(&step["statements"]) {
+                let (took, rows) = (ms(&statement), &statement["rows"]);
+                let label = word(&statement["label"]);
+                lines.push(format!("{took:8.1}       {label}: {rows} rows"));
+            }
         }
     }
-}
-
-/// Says something on stderr, where progress goes.
-pub fn note(text: &str) {
-    // Nobody to tell it to is no reason to stop.
-    let _ = writeln!(std::io::stderr(), "{text}");
+    lines
 }

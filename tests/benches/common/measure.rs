@@ -39,6 +39,11 @@ impl Samples {
         self.0.push(sample);
     }
 
+    /// In the order in which they were taken.
+    pub fn all(&self) -> &[Sample] {
+        &self.0
+    }
+
     fn walls(&self) -> Vec<Duration> {
         let mut walls: Vec<_> = self.0.iter().map(|sample| sample.wall).collect();
         walls.sort();
@@ -63,36 +68,6 @@ impl Samples {
     pub fn peak_kib(&self) -> u64 {
         let peaks = self.0.iter().map(|sample| sample.peak_kib);
         peaks.max().unwrap_or_default()
-    }
-
-    /// Where the time of the last sample went, if it is the JSON of `stepwell run`: a line a step,
-    /// and one a statement.
-    pub fn steps(&self) -> Vec<String> {
-        let Some(sample) = self.0.last() else {
-            return vec![];
-        };
-        let reports: serde_json::Value = serde_json::from_str(&sample.stdout).unwrap_or_default();
-        let ms = |value: &serde_json::Value| value["duration_ms"].as_f64().unwrap_or_default();
-        let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
-        let word = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-        let (wall, cpu) = (
-            sample.wall.as_secs_f64() * 1e3,
-            sample.cpu.as_secs_f64() * 1e3,
-        );
-        let mut lines = vec![format!("{wall:8.1} ms, {cpu:.1} ms of it on a processor")];
-        for report in list(&reports) {
-            let (playbook, runs) = (word(&report["playbook"]), ms(&report));
-            lines.push(format!("{runs:8.1}   {playbook}"));
-            for step in list(&report["steps"]) {
-                lines.push(format!("{:8.1}     {}", ms(&step), word(&step["id"])));
-                for statement in list(&step["statements"]) {
-                    let (took, rows) = (ms(&statement), &statement["rows"]);
-                    let label = word(&statement["label"]);
-                    lines.push(format!("{took:8.1}       {label}: {rows} rows"));
-                }
-            }
-        }
-        lines
     }
 }
 

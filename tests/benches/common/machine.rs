@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use stepwell_warehouse::Session;
 
-use crate::database::text;
+use crate::server::text;
 
 /// Commits whose median says how fast the disk is.
 const COMMITS: usize = 21;
