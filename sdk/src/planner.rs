@@ -25,6 +25,8 @@
 //! A question is put with [`Ask`] and answered at once, as far as the function can tell. In truth the host calls the
 //! function again with the answer, so a planner must come to the same questions every time.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::bindings::stepwell::step::plans::{self, Answer, Publication, Question};
@@ -34,6 +36,9 @@ use crate::reducer::Shape;
 use crate::rows::Rows;
 use crate::source::Source;
 use crate::sql::{Sql, TableName};
+
+/// Alias under which a step publishes numbers about its work: [`Measures`].
+pub const MEASURES: &str = "measures";
 
 /// The databases whose SQL a step may have to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -349,6 +354,15 @@ impl Statement {
     }
 }
 
+/// Numbers about a step's work by name, in lower case with hyphens: `late-batches`. At most 100 of each sort.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Measures {
+    /// What this pass does; a run adds up its passes.
+    pub counts: BTreeMap<&'static str, i64>,
+    /// How things stand; those of a run's last pass count.
+    pub levels: BTreeMap<&'static str, i64>,
+}
+
 /// What a planner answers with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan(plans::Plan);
@@ -414,6 +428,13 @@ impl Plan {
             about,
         });
         self
+    }
+
+    /// Tells people and programs numbers that are known as the plan is made: they stand in the run's report and in the
+    /// journal, also where the plan ends the run. What they mean is for the notes to say. Once a plan.
+    #[must_use]
+    pub fn measures(self, measures: &Measures) -> Self {
+        self.publish(MEASURES, measures)
     }
 
     /// Returns the plan as it crosses the boundary.

@@ -86,6 +86,17 @@ async fn a_playbook_reads_no_batch_that_only_another_has_processed() {
     .await;
 }
 
+/// The first events that are processed lie in the future, and a batch is left alone that is to settle.
+///
+/// The lookback followed the run's point in time where no processed event lay before it, and left the batch behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_clock_at_the_beginning_leaves_no_batch_behind() {
+    holds(include_str!(
+        "property/found/a_clock_that_is_wrong_from_the_start.json"
+    ))
+    .await;
+}
+
 async fn holds(case: &str) {
     let case: Case = serde_json::from_str(case).expect("a case as it is printed");
     let why = check::failure(&check::database().await, &case).await;

@@ -636,3 +636,208 @@ async fn adding_a_playbook_waits_for_no_other() {
     db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
         .await;
 }
+
+/// A batch with a young name and old events hides none of those that lie between the lookback's beginning and its name.
+///
+/// The walk of the index began behind it, since it was the youngest processed batch before those that reach into the
+/// lookback. A batch that landed late with a name before its own was never found.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_batch_is_walked_to_past_one_with_old_events() {
+    let db = Db::with_tables().await;
+    let land = async |hour: &str, events: &str, id: &str| {
+        db.sql(&format!(
+            "INSERT INTO atomic.events (etl_tstamp, collector_tstamp, derived_tstamp, event_id, event_name, domain_sessionid,
+               v_collector, v_etl)
+             VALUES ('2026-03-10 {hour}', '{events}', '{events}', '{id}', 'page_view', '{id}', '', '')"
+        ))
+        .await;
+    };
+    let text = read("sessions.yaml").replace("lookback: 7 days", "lookback: 6h");
+    land("10:00", "2026-03-09 08:00", "old").await;
+    land("11:00", "2026-03-10 10:55", "young").await;
+    db.run(&parse(&text)).await.unwrap();
+    land("09:00", "2026-03-10 08:50", "late").await;
+    let report = db.run(&parse(&text)).await.unwrap();
+    assert_eq!(report.batches, 1);
+    assert_eq!(measure(&report, "new-batches", "late-batches"), 1);
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+}
+
+/// What a step measured.
+fn measure(report: &stepwell_runner::RunReport, step: &str, name: &str) -> i64 {
+    let step = report.steps.iter().find(|found| found.id == step);
+    step.expect("the step").measures[name]
+}
+
+/// Late, grown and lost arrivals stand in the report and in the journal as numbers, also where nothing is pending.
+#[tokio::test(flavor = "multi_thread")]
+async fn arrivals_are_counted_in_report_and_journal() {
+    let db = Db::with_tables().await;
+    let batches: Vec<_> = stream(83)
+        .take(20)
+        .filter(|batch| batch.events() > 5)
+        .collect();
+    let [grown, shrunk, late] = [3, 5, 7].map(|at| &batches[at]);
+    for batch in batches.iter().filter(|batch| batch.index() != late.index()) {
+        db.land(batch).await;
+    }
+    let sessions = workflow("sessions.yaml");
+    let first = db.run(&sessions).await.unwrap();
+    assert_eq!(measure(&first, "new-batches", "late-batches"), 0);
+
+    db.land(late).await;
+    db.sql(&format!(
+        "DELETE FROM atomic.events WHERE ctid IN (SELECT ctid FROM atomic.events WHERE etl_tstamp = '{}' LIMIT 2);
+         INSERT INTO atomic.events
+         SELECT (jsonb_populate_record(e, jsonb_build_object('event_id', md5(e.event_id)::uuid::text))).*
+         FROM atomic.events AS e WHERE etl_tstamp = '{}' LIMIT 4;
+         INSERT INTO atomic.events (collector_tstamp, event_id, v_collector, v_etl)
+         SELECT max(collector_tstamp), 'without', '', '' FROM atomic.events",
+        shrunk.etl_tstamp(),
+        grown.etl_tstamp(),
+    ))
+    .await;
+    let report = db.run(&sessions).await.unwrap();
+    let expected = [
+        ("late-batches", 1),
+        ("late-batches-beyond-lookback", 0),
+        ("grown-batches", 1),
+        ("grown-events", 4),
+        ("shrunk-batches", 1),
+        ("shrunk-events", 2),
+        ("events-without-batch", 1),
+        ("settling-batches", 0),
+        ("waiting-batches", 0),
+    ];
+    let journal = async |run_id: &str, name: &str| {
+        let sql = format!(
+            "SELECT coalesce(max((measures ->> '{name}')::bigint), -1) FROM stepwell.steps
+             WHERE run_id = '{run_id}' AND step_id = 'new-batches'"
+        );
+        db.number(&sql).await
+    };
+    for (name, value) in expected {
+        assert_eq!(measure(&report, "new-batches", name), value, "{name}");
+        assert_eq!(journal(&report.run_id, name).await, value, "{name}");
+    }
+
+    // What cannot be mended by a run is said by each.
+    let idle = db.run(&sessions).await.unwrap();
+    assert_eq!(
+        idle.outcome,
+        Outcome::NothingNew {
+            reason: "no new batches".into()
+        }
+    );
+    for (name, value) in [
+        ("grown-batches", 0),
+        ("shrunk-events", 2),
+        ("events-without-batch", 1),
+    ] {
+        assert_eq!(measure(&idle, "new-batches", name), value, "{name}");
+        assert_eq!(journal(&idle.run_id, name).await, value, "{name}");
+    }
+    let json = serde_json::to_value(&idle).unwrap();
+    assert_eq!(json["steps"][0]["measures"]["shrunk-batches"], 1);
+}
+
+/// Events that were loaded without a batch can be given one: `batch: coalesce(etl_tstamp, …)`.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_without_a_batch_can_be_mapped() {
+    let db = Db::with_tables().await;
+    for batch in stream(85).take(12) {
+        db.land(&batch).await;
+    }
+    db.sql(
+        "UPDATE atomic.events SET etl_tstamp = NULL WHERE etl_tstamp IN (
+           SELECT etl_tstamp FROM atomic.events GROUP BY 1 ORDER BY 1 LIMIT 3)",
+    )
+    .await;
+    let lost = db
+        .number("SELECT count(*) FROM atomic.events WHERE etl_tstamp IS NULL")
+        .await;
+    assert!(lost > 0);
+    let plain = db.run(&workflow("visitor_days.yaml")).await.unwrap();
+    assert_eq!(measure(&plain, "new-batches", "events-without-batch"), lost);
+
+    let mapped = read("sessions.yaml").replace(
+        "batch: etl_tstamp",
+        "batch: coalesce(etl_tstamp, date_trunc('day', collector_tstamp))",
+    );
+    let report = db.run(&parse(&mapped)).await.unwrap();
+    assert_eq!(measure(&report, "new-batches", "events-without-batch"), 0);
+    let events = db.number("SELECT count(*) FROM atomic.events").await;
+    assert_eq!(i64::try_from(report.events), Ok(events));
+    // One more of a day that is done.
+    db.sql(
+        "INSERT INTO atomic.events
+         SELECT (jsonb_populate_record(e, '{\"event_id\": \"another\"}')).*
+         FROM atomic.events AS e WHERE etl_tstamp IS NULL ORDER BY collector_tstamp DESC LIMIT 1",
+    )
+    .await;
+    let report = db.run(&parse(&mapped)).await.unwrap();
+    assert_eq!(
+        (
+            report.batches,
+            measure(&report, "new-batches", "grown-batches")
+        ),
+        (1, 1)
+    );
+    let differing = "SELECT count(*) FROM derived.sessions AS s FULL JOIN (
+        SELECT domain_sessionid AS session_id, count(*) AS events
+        FROM (SELECT DISTINCT domain_sessionid, event_id FROM atomic.events WHERE domain_sessionid IS NOT NULL) AS e GROUP BY 1
+      ) AS p USING (session_id) WHERE s.events IS DISTINCT FROM p.events";
+    assert_eq!(db.number(differing).await, 0);
+}
+
+/// An hour that is still being filled is left alone, and taken when it has settled; without `settle` it is taken as it
+/// stands, and opened again as it grows.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_hour_that_fills_is_left_alone_or_reopened() {
+    for settle in [true, false] {
+        let db = Db::with_tables().await;
+        let text = read("sessions.yaml").replace(
+            "batch: etl_tstamp",
+            "batch: date_trunc('hour', load_tstamp)",
+        );
+        let text = match settle {
+            true => text.replace(
+                "into: batches }",
+                "into: batches, settle: 10 minutes, loaded-at: load_tstamp }",
+            ),
+            false => text,
+        };
+        let hourly = parse(&text);
+        let land = async |minute: &str| {
+            db.sql(&format!(
+                "INSERT INTO atomic.events (etl_tstamp, load_tstamp, collector_tstamp, derived_tstamp, event_id, event_name,
+                   domain_sessionid, v_collector, v_etl)
+                 SELECT t, t, t, t, 'e' || t, 'page_view', 's', '', '' FROM (SELECT timestamp '2026-03-10 {minute}' AS t) AS t"
+            ))
+            .await;
+        };
+        let run = async |minute: &str| {
+            let as_of = format!("2026-03-10T{minute}:00Z").parse().unwrap();
+            let options = RunOptions {
+                as_of: Some(as_of),
+                ..RunOptions::default()
+            };
+            let report = db.run_with(&hourly, &options).await.unwrap();
+            let settling = measure(&report, "new-batches", "settling-batches");
+            (report.batches, settling)
+        };
+        land("09:30").await;
+        land("10:05").await;
+        assert_eq!(run("10:06").await, if settle { (1, 1) } else { (2, 0) });
+        land("10:14").await;
+        // The first event of the hour has settled, the last one has not.
+        assert_eq!(run("10:20").await, if settle { (0, 1) } else { (1, 0) });
+        assert_eq!(run("10:24").await, if settle { (1, 0) } else { (0, 0) });
+        land("10:40").await;
+        assert_eq!(run("10:41").await, if settle { (0, 1) } else { (1, 0) });
+        assert_eq!(run("11:41").await, if settle { (1, 0) } else { (0, 0) });
+        let events = "SELECT events FROM derived.sessions";
+        assert_eq!(db.number(events).await, 4, "settle: {settle}");
+    }
+}

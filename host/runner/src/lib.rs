@@ -21,6 +21,7 @@ mod journal;
 mod lease;
 mod lookback;
 mod manifest;
+mod measures;
 mod observe;
 mod plan;
 mod policy;
@@ -47,6 +48,7 @@ pub use manifest::{
     Batches, ForgetReport, Forgettable, ManifestQuery, ManifestRow, forget, forgettable,
     manifest_list,
 };
+pub use measures::Published;
 pub use observe::{Backlog, Event, Observer, Unobserved};
 pub use plan::plan;
 pub use replay::{Keys, Replay};

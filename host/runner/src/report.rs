@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::measures::Published;
+
 /// A run that ended well.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RunReport {
@@ -82,8 +84,11 @@ pub struct StepReport {
     pub rows: u64,
     /// Its statements in order; those of the last pass.
     pub statements: Vec<StatementReport>,
-    /// Numbers that it measured, by name; passes added up.
+    /// Numbers that it measured or published, by name; passes added up, but for those that say how things stand.
     pub measures: BTreeMap<String, i64>,
+    /// Those of them that it published, whose meaning its notes say in words; of the last pass.
+    #[serde(skip)]
+    pub published: Published,
     /// Remarks for people.
     pub notes: Vec<String>,
     /// Why it failed, if it did and was not critical.

@@ -314,6 +314,7 @@ impl Context<'_> {
     /// Passes through the steps until the gate finds nothing.
     async fn passes(&self) -> Result<Outcome, RunError> {
         for pass in 1..=PASSES_MAX {
+            let begun = Instant::now();
             let gate = match self.steps.gate() {
                 Some(index) => Some((index, self.while_loading(self.ask_gate(index)).await?)),
                 None => None,
@@ -321,7 +322,7 @@ impl Context<'_> {
             let more = match &gate {
                 Some((index, plan)) => {
                     if let Some(reason) = &plan.ends_run {
-                        self.note(*index, plan);
+                        self.idle(pass, *index, plan, begun.elapsed()).await?;
                         let worked = pass > 1;
                         return Ok(if worked {
                             self.outcome()

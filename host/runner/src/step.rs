@@ -199,11 +199,18 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// Returns what the gate step published, as JSON; null if it did not.
+    /// Returns what the gate step published about the table that it fills, as JSON; null if it did not.
     pub(crate) fn pending(&self, plan: &Plan) -> Value {
+        let fills = self
+            .gate()
+            .map(|index| &self.workflow.steps[index].writes_scratch);
+        let is_filled = |alias: &str| {
+            fills.is_some_and(|fills| fills.iter().any(|(filled, _)| filled == alias))
+        };
         let published = plan
             .publishes
-            .first()
+            .iter()
+            .find(|publication| is_filled(&publication.alias))
             .map(|publication| serde_json::from_str(&publication.about));
         published.and_then(Result::ok).unwrap_or(Value::Null)
     }

@@ -82,4 +82,5 @@ WHERE g.batch IS NOT NULL AND g.events > 0;
 ANALYZE scratch.sessions__batches;
 
 -- about batches: {"batches":20000,"reopened":0,"events":9,"first":"a","last":"z","events_without_batch":3,"more":false,"from_nothing":true}
+-- about measures: {"counts":{},"levels":{"events-without-batch":3,"settling-batches":0}}
 -- note: 3 events have no etl_tstamp or no collector_tstamp and belong to no batch; they are not processed

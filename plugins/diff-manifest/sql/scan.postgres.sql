@@ -46,23 +46,26 @@ LIMIT 0;
 -- question: state of the manifest
 SELECT
   CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)::text AS time_floor,
+  (extract(epoch FROM CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)) * 1000000)::bigint AS time_floor_us,
+  (extract(epoch FROM m.newest) * 1000000)::bigint AS newest_us,
   CAST(m.newest - '86400 seconds'::interval AS timestamp without time zone)::text AS recount_floor,
-  (SELECT max(b.batch)
+  (SELECT least(max(b.batch), CAST(m.newest - '604801 seconds'::interval AS timestamp without time zone))
    FROM derived.manifest AS b
    WHERE b.playbook = 'sessions' AND b.batch < (
      SELECT min(f.batch)
      FROM derived.manifest AS f
      WHERE f.playbook = 'sessions' AND f.last_time >= CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)
-   ))::text AS batch_before
+   )
+   HAVING count(*) > 0)::text AS batch_before
 FROM (
-  SELECT coalesce(max(last_time), to_timestamp(1700000000000000 / 1000000.0)) AS newest
+  SELECT coalesce(max(last_time), '0001-01-01') AS newest
   FROM derived.manifest
   WHERE playbook = 'sessions' AND last_time <= to_timestamp(1700000000000000 / 1000000.0)
 ) AS m
 WHERE EXISTS (SELECT FROM derived.manifest WHERE playbook = 'sessions');
 
 -- question: batches
-SELECT g.batch::text AS batch, g.events, g.first_time::text AS first_time, g.last_time::text AS last_time, g.untimed
+SELECT g.batch::text AS batch, g.events, g.first_time::text AS first_time, g.last_time::text AS last_time, g.untimed, (extract(epoch FROM g.last_time) * 1000000)::bigint AS last_us
 FROM (
   SELECT e.batch, count(e.time) AS events, min(e.time) AS first_time, max(e.time) AS last_time,
     count(*) - count(e.time) AS untimed
@@ -91,7 +94,7 @@ ORDER BY 1;
 -- $3: Param::Text("2026-01-01")
 
 -- question: events of pending batches
-SELECT found.place, g.events, g.first_time::text AS first_time, g.last_time::text AS last_time, g.untimed
+SELECT found.place, g.events, g.first_time::text AS first_time, g.last_time::text AS last_time, g.untimed, (extract(epoch FROM g.last_time) * 1000000)::bigint AS last_us
 FROM (
   SELECT e.batch, count(e.time) AS events, min(e.time) AS first_time, max(e.time) AS last_time,
     count(*) - count(e.time) AS untimed
@@ -132,5 +135,6 @@ FROM unnest(
 ANALYZE scratch.sessions__batches;
 
 -- about batches: {"batches":1,"reopened":0,"events":700,"first":"2026-01-08 01:00:00","last":"2026-01-08 01:00:00","events_without_batch":3,"more":false,"from_nothing":false}
+-- about measures: {"counts":{"grown-batches":0,"grown-events":0,"late-batches":0,"late-batches-beyond-lookback":0},"levels":{"events-without-batch":3,"settling-batches":0,"shrunk-batches":0,"shrunk-events":0,"waiting-batches":0}}
 -- note: 3 events have no etl_tstamp or no collector_tstamp and belong to no batch; they are not processed
 -- note: no index on atomic.events begins with etl_tstamp: new batches are looked for in the events since 2026-01-01; CREATE INDEX ON atomic.events (etl_tstamp) would find them without reading events

@@ -9,6 +9,7 @@ use stepwell_sdk::source::Source;
 use stepwell_sdk::sql::{Ident, Literal, Sql, TableName, join};
 use stepwell_sdk::{Param, Question, sql};
 
+use crate::settle::{Settle, is_time};
 use crate::{State, array, interval};
 
 /// Batches that one question brings. More are asked for page by page.
@@ -28,15 +29,19 @@ pub struct Discovery<'a> {
     /// How far back processed batches are counted again; 0 turns it off.
     pub recount_seconds: i64,
     pub batches_max: u32,
+    /// Which batches are left alone; none if all are taken as they are.
+    pub settle: Option<Settle>,
 }
 
 impl Discovery<'_> {
     /// Asks where the manifest stands; no row when nothing was processed yet.
     ///
     /// The lookback counts from the newest processed event that is not in the run's future: an event with a wrong clock
-    /// must not hide all others. It follows the data, not the clock, so a pipeline that stood still for longer than the
-    /// lookback goes on where it stopped. Batches are walked from the one before the oldest that reaches into the
-    /// lookback, so that one that lands late between the two is seen.
+    /// must not hide all others. It follows the data, never the run's point in time, so a pipeline that stood still for
+    /// longer than the lookback goes on where it stopped; where all processed events lie in the future, that is the
+    /// beginning. Batches are walked from the one before the oldest that reaches into the
+    /// lookback, so that one that lands late between the two is seen. Where batches are times they are walked from the
+    /// lookback's own beginning at the latest: that one may have a young name and old events.
     pub fn state(&self) -> Question {
         let floor = |seconds: i64| {
             sql!(
@@ -49,27 +54,48 @@ impl Discovery<'_> {
         let select = sql!(
             "SELECT
               {floor}::text AS time_floor,
+              {floor_us} AS time_floor_us,
+              {newest_us} AS newest_us,
               {recount}::text AS recount_floor,
-              (SELECT max(b.batch)
+              (SELECT {before}
                FROM {manifest} AS b
                WHERE b.playbook = {playbook} AND b.batch < (
                  SELECT min(f.batch)
                  FROM {manifest} AS f
                  WHERE f.playbook = {playbook} AND f.last_time >= {floor}
-               ))::text AS batch_before
+               )
+               HAVING count(*) > 0)::text AS batch_before
             FROM (
-              SELECT coalesce(max(last_time), {as_of}) AS newest
+              SELECT coalesce(max(last_time), '0001-01-01') AS newest
               FROM {manifest}
               WHERE playbook = {playbook} AND last_time <= {as_of}
             ) AS m
             WHERE EXISTS (SELECT FROM {manifest} WHERE playbook = {playbook})",
             floor = floor(self.source.lookback_seconds),
+            floor_us = microseconds(&floor(self.source.lookback_seconds)),
+            newest_us = microseconds(&sql!("m.newest")),
             recount = floor(self.recount_seconds),
+            before = self.walked_from(),
             manifest = self.manifest,
             playbook = self.playbook(),
             as_of = as_of,
         );
         question("state of the manifest", select, vec![])
+    }
+
+    /// The batch after which batches are walked, among the `b` that lie before the lookback.
+    fn walked_from(&self) -> Sql {
+        // The walk leaves out where it begins.
+        let before = match self.batch_type.as_str() {
+            "date" => 86_400,
+            kind if is_time(kind) => 1,
+            _ => return sql!("max(b.batch)"),
+        };
+        sql!(
+            "least(max(b.batch), CAST(m.newest - {lookback} AS {batch}))",
+            lookback = interval(self.source.lookback_seconds.saturating_add(before)),
+            batch = Sql::trusted(&self.batch_type),
+        )
     }
 
     /// Asks for the batches after `state.batch_before` and the page before, in order: a probe of the index a batch.
@@ -170,7 +196,7 @@ impl Discovery<'_> {
             FROM {groups} AS g
             ORDER BY g.batch NULLS FIRST
             LIMIT {limit}",
-            columns = columns_of_groups(),
+            columns = self.columns_of_groups(),
             groups = self.groups(&condition).indented(12),
             limit = i64::try_from(limit).unwrap_or(i64::MAX),
         );
@@ -184,7 +210,7 @@ impl Discovery<'_> {
             FROM {groups} AS g
             ORDER BY g.batch NULLS FIRST
             LIMIT {limit}",
-            columns = columns_of_groups(),
+            columns = self.columns_of_groups(),
             groups = self.groups(&sql!("true")).indented(12),
             limit = i64::try_from(limit).unwrap_or(i64::MAX),
         );
@@ -270,7 +296,7 @@ impl Discovery<'_> {
             "SELECT found.place, {columns}
             FROM {groups} AS g
             JOIN {found} WITH ORDINALITY AS found (batch, place) ON found.batch = g.batch",
-            columns = columns_of_groups(),
+            columns = self.columns_of_groups(),
             groups = self
                 .groups(&sql!(
                     "e.batch = ANY (CAST($1 AS {kind}[]))",
@@ -285,6 +311,16 @@ impl Discovery<'_> {
 
     /// Asks for the sums over all batches, in one row.
     pub fn totals(&self) -> Question {
+        let (counts, settling) = match self.settle {
+            None => (sql!("{usable}", usable = usable()), sql!("")),
+            Some(_) => (
+                sql!("{usable} AND NOT g.settling", usable = usable()),
+                sql!(
+                    ",\n  count(*) FILTER (WHERE {usable} AND g.settling) AS settling",
+                    usable = usable()
+                ),
+            ),
+        };
         let select = sql!(
             "SELECT
               count(*) FILTER (WHERE {counts}) AS batches,
@@ -292,10 +328,11 @@ impl Discovery<'_> {
               min(g.batch) FILTER (WHERE {counts})::text AS first,
               max(g.batch) FILTER (WHERE {counts})::text AS last,
               coalesce(sum(g.events) FILTER (WHERE g.batch IS NULL), 0)::bigint AS without_batch,
-              coalesce(sum(g.untimed), 0)::bigint AS untimed
+              coalesce(sum(g.untimed), 0)::bigint AS untimed{settling}
             FROM {groups} AS g",
-            counts = sql!("g.batch IS NOT NULL AND g.events > 0"),
-            groups = self.groups(&sql!("true")).indented(12),
+            counts = counts,
+            settling = settling.indented(12),
+            groups = self.all_groups().indented(12),
         );
         question("all batches", select, vec![])
     }
@@ -305,25 +342,84 @@ impl Discovery<'_> {
         sql!(
             "SELECT g.batch, g.events, g.first_time, g.last_time, CAST(NULL AS bigint) AS events_before
             FROM {groups} AS g
-            WHERE g.batch IS NOT NULL AND g.events > 0",
-            groups = self.groups(&sql!("true")).indented(12),
+            WHERE {usable}{settled}",
+            groups = self.all_groups().indented(12),
+            usable = usable(),
+            settled = match self.settle {
+                None => sql!(""),
+                Some(_) => sql!(" AND NOT g.settling"),
+            },
+        )
+    }
+
+    /// All batches, with whether they are left alone. One that was processed before is taken again, or its rows would go
+    /// for a while; so is one that no later run would find, since all others move the lookback past it.
+    fn all_groups(&self) -> Sql {
+        let groups = self.groups(&sql!("true"));
+        let Some(settle) = &self.settle else {
+            return groups;
+        };
+        let as_of = sql!("to_timestamp({us} / 1000000.0)", us = self.run.as_of_us());
+        sql!(
+            "(
+              SELECT g.*, coalesce(g.loaded > {as_of} - {settle}, false)
+                AND g.last_time >= max(g.last_time) FILTER (WHERE g.last_time <= {as_of}) OVER () - {lookback}
+                AND NOT EXISTS (SELECT FROM {manifest} AS m WHERE m.playbook = {playbook} AND m.batch = g.batch) AS settling
+              FROM {groups} AS g
+            )",
+            as_of = as_of,
+            settle = interval(settle.seconds),
+            lookback = interval(self.source.lookback_seconds),
+            manifest = self.manifest,
+            playbook = self.playbook(),
+            groups = groups.indented(14),
         )
     }
 
     /// The events that meet `condition` by their batches; only those with a time count as events.
     pub fn groups(&self, condition: &Sql) -> Sql {
+        let (newest, loaded) = match &self.settle {
+            None => (sql!(""), sql!("")),
+            Some(settle) => (
+                sql!(", max(e.loaded) AS loaded"),
+                sql!(", ({at}) AS loaded", at = settle.loaded_at),
+            ),
+        };
         sql!(
             "(
               SELECT e.batch, count(e.time) AS events, min(e.time) AS first_time, max(e.time) AS last_time,
-                count(*) - count(e.time) AS untimed
-              FROM (SELECT ({batch}) AS batch, {time} AS time FROM {events}) AS e
+                count(*) - count(e.time) AS untimed{newest}
+              FROM (SELECT ({batch}) AS batch, {time} AS time{loaded} FROM {events}) AS e
               WHERE {condition}
               GROUP BY e.batch
             )",
+            newest = newest,
             batch = self.source.batch,
             time = Ident(&self.source.time),
+            loaded = loaded,
             events = self.source.events,
             condition = condition,
+        )
+    }
+
+    /// What is asked of batches whose events are read.
+    fn columns_of_groups(&self) -> Sql {
+        let columns = sql!(
+            "g.events, g.first_time::text AS first_time, g.last_time::text AS last_time, g.untimed, {last_us} AS last_us",
+            last_us = microseconds(&sql!("g.last_time")),
+        );
+        if self.settle.is_none() {
+            return columns;
+        }
+        let named_us = match self.ordered && is_time(&self.batch_type) {
+            true => microseconds(&sql!("g.batch")),
+            false => sql!("CAST(NULL AS bigint)"),
+        };
+        sql!(
+            "{columns}, {loaded_us} AS loaded_us, {named_us} AS named_us",
+            columns = columns,
+            loaded_us = microseconds(&sql!("g.loaded")),
+            named_us = named_us,
         )
     }
 
@@ -378,9 +474,17 @@ fn cast(params: &[Param], kind: &str) -> Sql {
     )
 }
 
-/// What is asked of batches whose events are read.
-fn columns_of_groups() -> Sql {
-    sql!("g.events, g.first_time::text AS first_time, g.last_time::text AS last_time, g.untimed")
+/// The condition that there is something to process in batch `g`.
+fn usable() -> Sql {
+    sql!("g.batch IS NOT NULL AND g.events > 0")
+}
+
+/// A time in microseconds since 1970.
+pub fn microseconds(time: &Sql) -> Sql {
+    sql!(
+        "(extract(epoch FROM {time}) * 1000000)::bigint",
+        time = time
+    )
 }
 
 /// Batches as one parameter.

@@ -15,20 +15,27 @@
 //! counted again (`recount`): one that has grown is pending once more; one that has lost events is reported, since the
 //! keys of what is gone cannot be known, until a full refresh.
 //!
+//! A batch that may still be loaded is left alone with `settle: 10 minutes`: it is counted, and taken by a run whose point
+//! in time lies that long after it was loaded. For a batch that is a time, that time says when; where events of a batch
+//! come bit by bit, as with `date_trunc('hour', load_tstamp)`, `loaded-at: load_tstamp` says so for each. Such a batch is
+//! not lost to the lookback meanwhile: no batch is taken whose events would move the lookback past it.
+//!
 //! What it does not do: skip events whose batch or time is NULL without a word; they are counted and reported. It does
 //! not look for batches, or changes in them, that lie wholly before the lookback.
 
 mod discovery;
 mod lookback;
 mod replay;
+mod report;
 mod search;
+mod settle;
 mod verify;
 
 use stepwell_sdk::catalog::{self, Indexes};
 use stepwell_sdk::incremental::Batches;
 use stepwell_sdk::planner::{Ask, Plan, Run, Statement, Stop, question, text};
 use stepwell_sdk::rows::Rows;
-use stepwell_sdk::settings::{Duration, ScratchOutput};
+use stepwell_sdk::settings::{Duration, Expr, ScratchOutput};
 use stepwell_sdk::source::Source;
 use stepwell_sdk::sql::{Literal, Sql, TableName};
 use stepwell_sdk::{Failure, Question, Settings, export_planner, scratch, sql};
@@ -51,6 +58,12 @@ pub struct With {
     /// How far back, before the newest processed event, processed batches are counted again to find those that have
     /// changed; the lookback unless given, and never more. `0s` turns it off.
     recount: Option<Duration>,
+    /// Leaves a batch alone that was loaded less than this before the run's point in time, since it may still be loaded.
+    /// At most the lookback; a run takes a batch as it finds it unless given.
+    settle: Option<Duration>,
+    /// When an event was loaded, as an expression over the events: `load_tstamp`. What `settle` goes by, with the youngest
+    /// event of a batch; the batch itself unless given, which must be a time then.
+    loaded_at: Option<Expr>,
 }
 
 /// Answers with the pending batches, or with the end of the run.
@@ -66,7 +79,7 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         let seconds = i64::try_from(recount.seconds).unwrap_or(i64::MAX);
         seconds.min(source.lookback_seconds)
     });
-    let discovery = Discovery {
+    let mut discovery = Discovery {
         run,
         source,
         manifest: &manifest,
@@ -79,6 +92,7 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             .max_batches
             .unwrap_or(BATCHES_MAX)
             .clamp(1, BATCHES_MAX),
+        settle: None,
     };
     // A plain column says its type by itself; an expression has to be asked.
     let plain = source
@@ -94,6 +108,7 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             .map(|(_, oid)| i64::from(oid)),
     };
     check_batch_type(column_oid(columns, "batch"), batch, source, &manifest)?;
+    discovery.settle = settle::settle(with, &discovery, events, ask)?;
     if let Some(verify) = run.verify()? {
         return verify::plan(with, discovery, &verify, ask);
     }
@@ -108,11 +123,13 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     }
     let state = State::read(ask.one(discovery.state())?);
     let pending = search::pending(&discovery, state.as_ref(), ask)?;
-    let plan = match pending.batches.is_empty() {
-        true => Plan::nothing_to_do("no new batches"),
-        false => fill(run, with, &discovery, &pending),
+    let plan = match (pending.batches.is_empty(), pending.settling.is_empty()) {
+        (true, true) => Plan::nothing_to_do("no new batches"),
+        (true, false) => Plan::nothing_to_do("no new batches that have settled"),
+        (false, _) => fill(run, with, &discovery, &pending),
     };
-    let notes = notes(&discovery, &pending, state.as_ref());
+    let notes = report::notes(&discovery, &pending, state.as_ref());
+    let plan = plan.measures(&pending.measures());
     Ok(notes.into_iter().fold(plan, Plan::note))
 }
 
@@ -158,8 +175,23 @@ fn full_refresh(with: &With, discovery: &Discovery<'_>, ask: &mut Ask<'_>) -> Re
                 .publish(with.into.alias(), &about)
         }
     };
-    let without = about.events_without_batch;
-    let notes = without_batch(discovery.source, without);
+    let settling = match &discovery.settle {
+        Some(_) => i64::try_from(number("settling")).unwrap_or(i64::MAX),
+        None => 0,
+    };
+    let mut notes = report::without_batch(discovery.source, about.events_without_batch);
+    notes.extend(report::settling(discovery, settling, None));
+    let measures = report::measures(
+        &[],
+        &[
+            (
+                "events-without-batch",
+                i64::try_from(about.events_without_batch).unwrap_or(i64::MAX),
+            ),
+            ("settling-batches", settling),
+        ],
+    );
+    let plan = plan.measures(&measures);
     Ok(notes.into_iter().fold(plan, Plan::note))
 }
 
@@ -195,6 +227,10 @@ fn check_batch_type(
 struct State {
     /// The lower limit of the lookback, included.
     time_floor: String,
+    /// The same in microseconds since 1970.
+    time_floor_us: i64,
+    /// The time of the newest processed event, in microseconds since 1970.
+    newest_us: i64,
     /// The lower limit of recounting, included.
     recount_floor: String,
     /// The processed batch after which batches are walked; none to begin with the first.
@@ -206,6 +242,8 @@ impl State {
         let row = rows.first()?;
         Some(Self {
             time_floor: row.text("time_floor")?.to_owned(),
+            time_floor_us: row.int("time_floor_us")?,
+            newest_us: row.int("newest_us")?,
             recount_floor: row.text("recount_floor")?.to_owned(),
             batch_before: row.text("batch_before").map(str::to_owned),
         })
@@ -213,7 +251,7 @@ impl State {
 }
 
 /// Writes down what was found, so that every later step means the same batches.
-fn fill(run: &Run, with: &With, discovery: &Discovery<'_>, pending: &Pending) -> Plan {
+fn fill(run: &Run, with: &With, discovery: &Discovery<'_>, pending: &Pending<'_>) -> Plan {
     let into = run.scratch(with.into.alias());
     let (batch, time) = (
         Sql::trusted(&discovery.batch_type),
@@ -261,45 +299,6 @@ fn fill(run: &Run, with: &With, discovery: &Discovery<'_>, pending: &Pending) ->
         .run(insert)
         .run(analyze)
         .publish(with.into.alias(), &pending.about())
-}
-
-/// What people should know about how batches were looked for.
-fn notes(discovery: &Discovery<'_>, pending: &Pending, state: Option<&State>) -> Vec<String> {
-    let source = discovery.source;
-    let without = u64::try_from(pending.events_without_batch).unwrap_or(0);
-    let mut notes = without_batch(source, without);
-    if let Some((batch, _)) = pending.shrunk.first() {
-        let events: i64 = pending.shrunk.iter().map(|(_, events)| events).sum();
-        notes.push(format!(
-            "{events} events are gone from {} processed batches, the first of them {batch}; rows that were computed from \
-             them stay as they are until a run with --full-refresh",
-            pending.shrunk.len(),
-        ));
-    }
-    if let (false, Some(state)) = (discovery.ordered, state) {
-        notes.push(format!(
-            "no index on {} begins with {}: new batches are looked for in the events since {}; \
-             CREATE INDEX ON {} ({}) would find them without reading events",
-            source.events,
-            source.batch.as_str(),
-            state.time_floor,
-            source.events,
-            source.batch.as_str(),
-        ));
-    }
-    notes
-}
-
-/// Says how many events belong to no batch.
-fn without_batch(source: &Source, events: u64) -> Vec<String> {
-    let note = || {
-        format!(
-            "{events} events have no {} or no {} and belong to no batch; they are not processed",
-            source.batch.as_str(),
-            source.time,
-        )
-    };
-    (events > 0).then(note).into_iter().collect()
 }
 
 /// Returns the type of a column by its OID.
@@ -393,11 +392,29 @@ mod tests {
     }
 
     fn state(floor: Option<&str>) -> stepwell_sdk::Answer {
-        let names = ["time_floor", "recount_floor", "batch_before"];
         match floor {
-            Some(_) => rows(&names, &[&[Some("2026-01-01"), Some("2026-01-01"), floor]]),
-            None => rows(&names, &[]),
+            Some(_) => standing(floor),
+            None => rows(&["time_floor", "recount_floor", "batch_before"], &[]),
         }
+    }
+
+    /// The first of January is the lookback's beginning, the eighth that of the newest processed event.
+    fn standing(before: Option<&str>) -> stepwell_sdk::Answer {
+        beside(
+            rows(
+                &["time_floor", "recount_floor", "batch_before"],
+                &[&[Some("2026-01-01"), Some("2026-01-01"), before]],
+            ),
+            ints(
+                &["time_floor_us", "newest_us"],
+                &[&[Some(day_us(1)), Some(day_us(8))]],
+            ),
+        )
+    }
+
+    /// A day of January 2026, in microseconds since 1970.
+    fn day_us(day: i64) -> i64 {
+        (1_767_225_600 + (day - 1) * 86_400) * 1_000_000
     }
 
     /// Batches with no more than their names.
@@ -418,12 +435,14 @@ mod tests {
         let numbers: Vec<_> = list
             .iter()
             .zip(1..)
-            .map(|(&(_, events, untimed), place)| [Some(place), Some(events), Some(untimed)])
+            .map(|(&(_, events, untimed), place)| {
+                [Some(place), Some(events), Some(untimed), Some(day_us(8))]
+            })
             .collect();
         let numbers: Vec<&[Option<i64>]> = numbers.iter().map(|row| &row[..]).collect();
         beside(
             rows(&["batch", "first_time", "last_time"], &texts),
-            ints(&["place", "events", "untimed"], &numbers),
+            ints(&["place", "events", "untimed", "last_us"], &numbers),
         )
     }
 
@@ -522,10 +541,7 @@ mod tests {
 
     #[test]
     fn a_late_batch_before_all_others_is_walked_to() {
-        let state = rows(
-            &["time_floor", "recount_floor", "batch_before"],
-            &[&[Some("2026-01-01"), Some("2026-01-01"), None]],
-        );
+        let state = standing(None);
         let (plan, asked) = conversation("btree", r#"{"into": "batches"}"#)
             .answer("state of the manifest", state)
             .answer("batches", names(&["a"]))
@@ -625,7 +641,7 @@ mod tests {
             )
             .answer("events of pending batches, page 2", read(&[(None, 1, 0)]))
             .outcome();
-        assert_eq!(plan.unwrap().publishes.len(), 1);
+        assert_eq!(plan.unwrap().publishes.len(), 2);
         let params = |label: &str| {
             let found = asked.iter().find(|question| question.label == label);
             found.unwrap().params.clone()
@@ -747,6 +763,218 @@ mod tests {
             plan.notes
         );
         assert_eq!(asked.last().unwrap().label, "rows of processed batches");
+    }
+
+    /// The same with when each was loaded: so many seconds before the run's point in time. Its events are as old as that,
+    /// and so is its name.
+    fn loaded(list: &[(Option<&str>, i64, Option<i64>)]) -> stepwell_sdk::Answer {
+        let batches: Vec<_> = list
+            .iter()
+            .map(|&(batch, events, _)| (batch, events, 0))
+            .collect();
+        let ago: Vec<_> = list
+            .iter()
+            .map(|&(.., ago)| [ago.map(|ago| (1_700_000_000 - ago) * 1_000_000); 3])
+            .collect();
+        let ago: Vec<&[Option<i64>]> = ago.iter().map(|row| &row[..]).collect();
+        let mut whole = read(&batches);
+        whole.fields.truncate(whole.fields.len() - 1);
+        whole.rows.columns.truncate(whole.fields.len());
+        beside(whole, ints(&["last_us", "loaded_us", "named_us"], &ago))
+    }
+
+    const HOURLY: &str = r#"{
+        "events": "atomic.events", "batch": "date_trunc('hour', load_tstamp)", "time": "collector_tstamp",
+        "lookback-seconds": 604800
+    }"#;
+
+    #[test]
+    fn what_may_still_be_loaded_is_left_alone() {
+        let settle = r#"{"into": "batches", "settle": "10 minutes", "loaded-at": "etl_tstamp"}"#;
+        conversation("btree", settle)
+            .source(HOURLY)
+            .answer_first(
+                "indexes of atomic.events",
+                rows(
+                    &["method", "leading"],
+                    &[&[Some("btree"), Some("date_trunc('hour', load_tstamp)")]],
+                ),
+            )
+            .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
+            .answer("batches", names(&["grows", "done", "new", "unknown"]))
+            .answer("events without a batch", without(0))
+            .answer(
+                "batches beside the manifest",
+                compared(&[
+                    (Some(1), None, Some(4)),
+                    (Some(2), None, None),
+                    (Some(3), None, None),
+                    (Some(4), None, None),
+                ]),
+            )
+            .answer("rows of processed batches", counts(&[(1, 6)]))
+            .answer(
+                "events of pending batches",
+                loaded(&[
+                    (None, 6, Some(599)),
+                    (None, 7, Some(600)),
+                    (None, 8, Some(3)),
+                    (None, 9, None),
+                ]),
+            )
+            .check_golden("sql/settle.postgres.sql");
+    }
+
+    #[test]
+    fn a_first_run_and_a_full_refresh_leave_it_alone_too() {
+        let settle = r#"{"into": "batches", "settle": "10 minutes"}"#;
+        let (plan, asked) = conversation("brin", settle)
+            .answer("state of the manifest", state(None))
+            .answer(
+                "batches",
+                beside(
+                    loaded(&[(Some("a"), 1, Some(3)), (Some("b"), 2, Some(1))]),
+                    ints(&["batches"], &[&[Some(2)], &[Some(2)]]),
+                ),
+            )
+            .outcome();
+        let (plan, batches) = (plan.unwrap(), asked.last().unwrap());
+        assert_eq!(
+            plan.ends_run.as_deref(),
+            Some("no new batches that have settled")
+        );
+        assert!(
+            plan.notes[0].starts_with("2 batches were loaded less than 600 s before"),
+            "{:?}",
+            plan.notes
+        );
+        assert!(
+            batches.sql.contains("max(e.loaded) AS loaded"),
+            "{}",
+            batches.sql
+        );
+        let totals = beside(
+            ints(
+                &["batches", "events", "without_batch", "untimed", "settling"],
+                &[&[Some(3), Some(9), Some(0), Some(0), Some(1)]],
+            ),
+            rows(&["first", "last"], &[&[Some("a"), Some("z")]]),
+        );
+        conversation("brin", settle)
+            .with_trait("full-refresh")
+            .answer("all batches", totals)
+            .check_golden("sql/settle.full-refresh.postgres.sql");
+    }
+
+    /// Else no run would find the batch that settles: its events would lie before the lookback by then.
+    #[test]
+    fn what_would_move_the_lookback_past_it_waits_with_it() {
+        const DAY: i64 = 86_400;
+        let settle = r#"{"into": "batches", "settle": "1 day", "loaded-at": "etl_tstamp", "max-batches": 2}"#;
+        let listed = |names: [Option<&str>; 3]| {
+            let [old, within, beyond] = names;
+            let mut listed = loaded(&[
+                (old, 1, Some(7 * DAY + 9)),
+                (within, 1, Some(9)),
+                (beyond, 1, Some(8)),
+            ]);
+            // The first of them came just now, with events that are older than a week.
+            let at = listed
+                .fields
+                .iter()
+                .position(|field| field.name == "loaded_us");
+            let column = &mut listed.rows.columns[at.unwrap()].values;
+            *column = stepwell_sdk::columnar::Values::Int64(vec![
+                1_700_000_000_000_000,
+                (1_700_000_000 - 2 * DAY) * 1_000_000,
+                (1_700_000_000 - 2 * DAY) * 1_000_000,
+            ]);
+            listed
+        };
+        let conversation = |names| {
+            conversation("brin", settle)
+                .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
+                .answer("batches", listed(names))
+                .answer(
+                    "batches beside the manifest",
+                    compared(&[
+                        (Some(1), None, None),
+                        (Some(2), None, None),
+                        (Some(3), None, None),
+                    ]),
+                )
+                .answer("events of pending batches", listed([None; 3]))
+                .outcome()
+        };
+        let (plan, _) = conversation([Some("a"), Some("b"), Some("c")]);
+        let plan = plan.unwrap();
+        let measures = &plan.publishes[1].about;
+        assert!(
+            measures.contains("\"settling-batches\":1")
+                && measures.contains("\"waiting-batches\":1"),
+            "{measures}"
+        );
+        let about = &plan.publishes[0].about;
+        assert!(
+            about.contains("\"first\":\"b\"") && about.contains("\"batches\":1"),
+            "{about}"
+        );
+    }
+
+    #[test]
+    fn settle_says_what_it_cannot_go_by() {
+        let conversation = |with: &str, kind: &str| {
+            let columns = |list: &[(&str, &str)]| {
+                let values: Vec<[Option<&str>; 4]> = list
+                    .iter()
+                    .map(|&(name, ty)| [Some(name), Some(ty), None, Some("r")])
+                    .collect();
+                let values: Vec<&[Option<&str>]> = values.iter().map(|row| &row[..]).collect();
+                rows(&["name", "type", "type_oid", "kind"], &values)
+            };
+            let (plan, _) = conversation("btree", with)
+                .answer_first("columns of derived.manifest", columns(&[("batch", kind)]))
+                .answer("type of loaded-at", rows(&["loaded"], &[]))
+                .outcome();
+            let failure = plan.unwrap_err();
+            (failure.message, failure.setting.unwrap())
+        };
+        let timestamp = "timestamp without time zone";
+        for (with, kind, message, setting) in [
+            (
+                r#"{"into": "b", "settle": "5 minutes"}"#,
+                "uuid",
+                "a batch is a uuid, which does not say when it was loaded",
+                "/settle",
+            ),
+            (
+                r#"{"into": "b", "settle": "8 days"}"#,
+                timestamp,
+                "expected settle to be at most the lookback of 604800 s, found 691200 s",
+                "/settle",
+            ),
+            (
+                r#"{"into": "b", "loaded-at": "etl_tstamp"}"#,
+                timestamp,
+                "loaded-at says when a batch has settled, but there is no settle",
+                "/loaded-at",
+            ),
+            (
+                r#"{"into": "b", "settle": "1h", "loaded-at": "loaded"}"#,
+                timestamp,
+                "table atomic.events has no column \"loaded\"",
+                "/loaded-at",
+            ),
+            (
+                r#"{"into": "b", "settle": "1h", "loaded-at": "lower(a)"}"#,
+                timestamp,
+                "expected a time, found lower(a)",
+                "/loaded-at",
+            ),
+        ] {
+            let found = conversation(with, kind);
+            assert_eq!((found.0.as_str(), found.1.as_str()), (message, setting));
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use stepwell_sdk::rows::Rows;
 use stepwell_sdk::sql::{Ident, Literal, Sql};
 use stepwell_sdk::{Failure, Param, Question, sql};
 
-use crate::discovery::Discovery;
+use crate::discovery::{Discovery, microseconds};
 use crate::search::{Found, Pending};
 use crate::{BATCHES_MAX, With, array, fill, quoted};
 
@@ -61,12 +61,14 @@ fn wanted(discovery: &Discovery<'_>, replay: &Replay) -> Question {
           LIMIT {limit}
         )
         SELECT wanted.batch::text AS batch, coalesce(g.events, 0) AS events, g.first_time::text AS first_time,
-          g.last_time::text AS last_time, m.events AS events_before, coalesce(g.untimed, 0) AS untimed
+          g.last_time::text AS last_time, m.events AS events_before, coalesce(g.untimed, 0) AS untimed,
+          {last_us} AS last_us
         FROM wanted
         LEFT JOIN {groups} AS g ON g.batch = wanted.batch
         LEFT JOIN {manifest} AS m ON m.playbook = {playbook} AND m.batch = wanted.batch
         ORDER BY wanted.batch",
         wanted = wanted.indented(10),
+        last_us = microseconds(&sql!("g.last_time")),
         groups = discovery.groups(&sql!("e.batch IN (SELECT batch FROM wanted)")).indented(8),
         manifest = discovery.manifest,
         playbook = playbook,
@@ -113,7 +115,10 @@ fn within(
 }
 
 /// Also returns the processed batches of which the source has no event.
-fn read(rows: Rows<'_>, discovery: &Discovery<'_>) -> Result<(Pending, Vec<String>), Failure> {
+fn read(
+    rows: Rows<'_>,
+    discovery: &Discovery<'_>,
+) -> Result<(Pending<'static>, Vec<String>), Failure> {
     let (mut pending, mut gone) = (Pending::default(), Vec::new());
     for row in rows.iter() {
         let batch = row.text("batch").unwrap_or_default();

@@ -1,29 +1,30 @@
 //! The search for pending batches: which questions follow from which answers.
 
 use stepwell_sdk::incremental::Batches;
-use stepwell_sdk::planner::{Ask, Stop};
+use stepwell_sdk::planner::{Ask, Measures, Stop};
 use stepwell_sdk::rows::Row;
 
-use crate::State;
 use crate::discovery::{Discovery, PAGE, Page};
+use crate::{State, report};
 
 /// Questions in which processed batches are counted again, and how many batches there must be for that.
 const COUNT_PARTS: usize = 4;
 const COUNT_PARTS_MIN: usize = 32;
 
 /// Returns the pending batches, the oldest first, and what else was noticed on the way.
-pub fn pending(
-    discovery: &Discovery<'_>,
-    state: Option<&State>,
+pub fn pending<'a>(
+    discovery: &'a Discovery<'a>,
+    state: Option<&'a State>,
     ask: &mut Ask<'_>,
-) -> Result<Pending, Stop> {
-    let mut pending = Pending::new(discovery.batches_max as usize);
+) -> Result<Pending<'a>, Stop> {
+    let mut pending = Pending::new(discovery, state);
     let Some(state) = state else {
         pending.from_nothing = true;
         // One row more than a run takes says that there is more; another may be that of the events without a batch.
         let limit = pending.batches_max + 2;
-        for row in ask.one(discovery.scan_all(limit))?.iter() {
-            let found = Found::read(row);
+        let rows = ask.one(discovery.scan_all(limit))?;
+        for row in rows.iter() {
+            let found = pending.read(row);
             match row.text("batch") {
                 Some(batch) => {
                     pending.seen = u64::try_from(row.int("batches").unwrap_or(0)).unwrap_or(0);
@@ -32,7 +33,9 @@ pub fn pending(
                 None => pending.without_batch(&found),
             }
         }
-        return Ok(pending);
+        // Those that are left alone stand among them.
+        pending.more |= rows.len() >= limit;
+        return Ok(pending.held_back());
     };
     let mut search = Search {
         discovery,
@@ -43,7 +46,7 @@ pub fn pending(
     while search.page(ask)? && !search.pending.more {
         search.page.number += 1;
     }
-    Ok(search.pending)
+    Ok(search.pending.held_back())
 }
 
 /// A search that goes on from what the manifest has.
@@ -51,7 +54,7 @@ struct Search<'a> {
     discovery: &'a Discovery<'a>,
     state: &'a State,
     page: Page,
-    pending: Pending,
+    pending: Pending<'a>,
 }
 
 /// Batches in order.
@@ -89,6 +92,14 @@ impl Search<'_> {
             false => candidates,
         };
         self.pending.seen += candidates.len() as u64;
+        // Also those that this run does not come to, since their batches lie beyond what it takes.
+        for candidate in &candidates {
+            if let Some(found) = listed.read.get(candidate.at)
+                && self.pending.is_settling(found)
+            {
+                self.pending.keep_in_reach(found);
+            }
+        }
         match whole {
             true => {
                 for candidate in candidates {
@@ -128,7 +139,7 @@ impl Search<'_> {
         let limit = PAGE + usize::from(self.page.number == 0);
         let rows = ask.one(self.discovery.scan(since, &self.page, limit))?;
         for row in rows.iter() {
-            let found = Found::read(row);
+            let found = self.pending.read(row);
             match row.text("batch") {
                 Some(batch) if listed.batches.len() < PAGE => {
                     listed.batches.push(batch.to_owned());
@@ -254,7 +265,7 @@ impl Search<'_> {
             let question = self.discovery.whole(&names, &self.page, number);
             for row in ask.one(question)?.iter() {
                 if let Some(slot) = place(row).and_then(|place| found.get_mut(place)) {
-                    *slot = Some(Found::read(row));
+                    *slot = Some(self.pending.read(row));
                 }
             }
             for ((candidate, name), found) in chunk.iter().zip(&names).zip(found) {
@@ -281,10 +292,16 @@ pub struct Found {
     first_time: String,
     last_time: String,
     untimed: i64,
+    /// The last event's time, in microseconds since 1970.
+    last_us: Option<i64>,
+    /// When the youngest event was loaded, where that matters.
+    loaded_us: Option<i64>,
+    /// The batch itself, where it is a time and found by it.
+    named_us: Option<i64>,
 }
 
 impl Found {
-    /// Reads `events`, `first_time`, `last_time` and `untimed`.
+    /// Reads `events`, `first_time`, `last_time`, `untimed` and `last_us`.
     pub fn read(row: Row<'_>) -> Self {
         let text = |name: &str| row.text(name).unwrap_or_default().to_owned();
         Self {
@@ -292,20 +309,35 @@ impl Found {
             first_time: text("first_time"),
             last_time: text("last_time"),
             untimed: row.int("untimed").unwrap_or(0),
+            last_us: row.int("last_us"),
+            loaded_us: None,
+            named_us: None,
         }
     }
 }
 
 /// The batches found, column by column, each value in its text form.
-#[derive(Debug, Default)]
-pub struct Pending {
+#[derive(Default)]
+pub struct Pending<'a> {
+    /// Where the manifest stands; none where nothing was processed, or it does not matter.
+    state: Option<&'a State>,
+    /// What decides which batches are left alone; none where all are taken.
+    settle: Option<&'a Discovery<'a>>,
     pub batches: Vec<String>,
     pub events: Vec<i64>,
     pub first_times: Vec<String>,
     pub last_times: Vec<String>,
     pub events_before: Vec<Option<i64>>,
+    /// The last event's time, in microseconds since 1970.
+    last_us: Vec<Option<i64>>,
     /// Processed batches that have lost events since, with how many.
     pub shrunk: Vec<(String, i64)>,
+    /// Batches that are left alone, since they may still be loaded.
+    pub settling: Vec<String>,
+    /// The earliest time that must stay within the lookback, for those to be found again, in microseconds since 1970.
+    reach_us: Option<i64>,
+    /// Batches that wait for those.
+    pub held: Vec<String>,
     /// Events whose batch or time is NULL.
     pub events_without_batch: i64,
     pub more: bool,
@@ -315,15 +347,30 @@ pub struct Pending {
     batches_max: usize,
 }
 
-impl Pending {
-    fn new(batches_max: usize) -> Self {
+impl<'a> Pending<'a> {
+    fn new(discovery: &'a Discovery<'a>, state: Option<&'a State>) -> Self {
         Self {
-            batches_max,
+            state,
+            settle: discovery.settle.is_some().then_some(discovery),
+            batches_max: discovery.batches_max as usize,
             ..Self::default()
         }
     }
 
-    /// Takes a batch in if it is new or has grown.
+    /// Reads what the events of a batch say, and when they were loaded where that matters.
+    fn read(&self, row: Row<'_>) -> Found {
+        let found = Found::read(row);
+        match self.settle {
+            None => found,
+            Some(_) => Found {
+                loaded_us: row.int("loaded_us"),
+                named_us: row.int("named_us"),
+                ..found
+            },
+        }
+    }
+
+    /// Takes a batch in if it is new or has grown, and has settled.
     fn add(&mut self, batch: &str, found: &Found, before: Option<i64>) {
         if before == Some(found.events) {
             return;
@@ -335,9 +382,27 @@ impl Pending {
             }
             // All its events are without a time.
             _ if found.events == 0 => {}
+            _ if self.is_settling(found) => {
+                self.settling.push(batch.to_owned());
+                self.keep_in_reach(found);
+            }
             _ if self.batches.len() == self.batches_max => self.more = true,
             _ => self.take(batch, found, before),
         }
+    }
+
+    fn is_settling(&self, found: &Found) -> bool {
+        self.settle.is_some_and(|discovery| {
+            let settle = discovery.settle.as_ref();
+            settle
+                .is_some_and(|settle| settle.is_settling(found.loaded_us, discovery.run.as_of_us()))
+        })
+    }
+
+    /// Sees to it that a later run finds a batch that still settles.
+    fn keep_in_reach(&mut self, found: &Found) {
+        let reach = [self.reach_us, found.last_us, found.named_us];
+        self.reach_us = reach.into_iter().flatten().min();
     }
 
     /// Takes a batch in, whatever it had before.
@@ -347,6 +412,48 @@ impl Pending {
         self.first_times.push(found.first_time.clone());
         self.last_times.push(found.last_time.clone());
         self.events_before.push(before);
+        self.last_us.push(found.last_us);
+    }
+
+    /// Leaves out those whose events would move the lookback past a batch that still settles, which no run would find then.
+    fn held_back(self) -> Self {
+        let (Some(discovery), Some(reach)) = (self.settle, self.reach_us) else {
+            return self;
+        };
+        let lookback = discovery.source.lookback_seconds.saturating_mul(1_000_000);
+        let limit = reach.saturating_add(lookback);
+        let mut kept = Self {
+            batches: Vec::new(),
+            events: Vec::new(),
+            first_times: Vec::new(),
+            last_times: Vec::new(),
+            events_before: Vec::new(),
+            last_us: Vec::new(),
+            ..self
+        };
+        let texts = self
+            .batches
+            .into_iter()
+            .zip(self.first_times)
+            .zip(self.last_times);
+        let numbers = self
+            .events
+            .into_iter()
+            .zip(self.events_before)
+            .zip(self.last_us);
+        for (((batch, first), last), ((events, before), last_us)) in texts.zip(numbers) {
+            if last_us.is_some_and(|last| last > limit) {
+                kept.held.push(batch);
+                continue;
+            }
+            kept.batches.push(batch);
+            kept.events.push(events);
+            kept.first_times.push(first);
+            kept.last_times.push(last);
+            kept.events_before.push(before);
+            kept.last_us.push(last_us);
+        }
+        kept
     }
 
     /// Notes events without a batch.
@@ -354,8 +461,63 @@ impl Pending {
         self.events_without_batch += found.events + found.untimed;
     }
 
+    /// Events that are gone from processed batches.
+    pub fn events_gone(&self) -> i64 {
+        self.shrunk.iter().map(|(_, events)| events).sum()
+    }
+
+    /// Events that came to processed batches.
+    pub fn events_grown(&self) -> i64 {
+        let both = self.events.iter().zip(&self.events_before);
+        both.filter_map(|(now, before)| Some(now - (*before)?))
+            .sum()
+    }
+
+    /// New batches of which all events lie before the newest processed one.
+    pub fn late(&self) -> i64 {
+        self.state
+            .map_or(0, |state| self.new_before(state.newest_us))
+    }
+
+    /// New batches of which all events lie before the lookback.
+    pub fn beyond_lookback(&self) -> i64 {
+        self.state
+            .map_or(0, |state| self.new_before(state.time_floor_us))
+    }
+
+    fn new_before(&self, limit_us: i64) -> i64 {
+        let both = self.last_us.iter().zip(&self.events_before);
+        let before = both
+            .filter(|(last, before)| before.is_none() && last.is_some_and(|last| last < limit_us));
+        i64::try_from(before.count()).unwrap_or(i64::MAX)
+    }
+
+    /// The numbers that a run reports.
+    pub fn measures(&self) -> Measures {
+        let number = |length: usize| i64::try_from(length).unwrap_or(i64::MAX);
+        report::measures(
+            &[
+                ("late-batches", self.late()),
+                ("late-batches-beyond-lookback", self.beyond_lookback()),
+                (
+                    "grown-batches",
+                    number(self.events_before.iter().flatten().count()),
+                ),
+                ("grown-events", self.events_grown()),
+            ],
+            &[
+                ("events-without-batch", self.events_without_batch),
+                ("settling-batches", number(self.settling.len())),
+                ("waiting-batches", number(self.held.len())),
+                ("shrunk-batches", number(self.shrunk.len())),
+                ("shrunk-events", self.events_gone()),
+            ],
+        )
+    }
+
     pub fn about(&self) -> Batches {
         let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+        let waiting = (self.settling.len() + self.held.len()) as u64;
         Batches {
             batches: self.batches.len() as u64,
             reopened: self.events_before.iter().flatten().count() as u64,
@@ -365,7 +527,7 @@ impl Pending {
             events_without_batch: unsigned(self.events_without_batch),
             more: self.more,
             from_nothing: self.from_nothing,
-            backlog: self.more.then_some(self.seen),
+            backlog: self.more.then_some(self.seen.saturating_sub(waiting)),
         }
     }
 }

@@ -78,10 +78,12 @@ struct Reach {
 }
 
 impl Reach {
-    fn of(pending: Pending) -> Self {
+    /// A batch that still settles is found as well, if not by the next run.
+    fn of(pending: Pending<'_>) -> Self {
+        let found = [pending.batches, pending.settling, pending.held];
         Self {
             more: pending.more,
-            batches: pending.batches.into_iter().collect(),
+            batches: found.into_iter().flatten().collect(),
         }
     }
 

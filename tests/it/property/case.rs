@@ -20,6 +20,9 @@ pub struct Case {
     pub key_indexes: bool,
     /// Whether each playbook has a manifest of its own.
     pub own_manifests: bool,
+    /// How long a batch is left alone after it was loaded, in minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settle_minutes: Option<i64>,
     /// By their place in [`PLAYBOOKS`](super::playbooks::PLAYBOOKS).
     pub playbooks: Vec<usize>,
     /// In this order. A run of all playbooks follows the last one.
@@ -40,6 +43,11 @@ pub enum Batch {
 }
 
 impl Batch {
+    /// Whether it is a time, so that it says by itself when it was loaded.
+    pub fn is_load_time(self) -> bool {
+        self == Self::Column
+    }
+
     /// Returns the workflow's `batch:`.
     pub fn expression(self) -> &'static str {
         match self {
@@ -124,6 +132,7 @@ impl Case {
             batch_index: dice.percent(50),
             key_indexes: dice.percent(50),
             own_manifests: dice.percent(30),
+            settle_minutes: None,
             playbooks: match chosen.is_empty() {
                 true => vec![dice.index(playbooks)],
                 false => chosen,
@@ -138,6 +147,9 @@ impl Case {
         for _ in 0..5 + dice.below(10) {
             let op = stream.op(&mut dice, case.playbooks.len());
             case.ops.push(op);
+        }
+        if dice.percent(35) {
+            case.settle_minutes = Some(dice.pick(&[11, 60, 300]));
         }
         case
     }

@@ -23,6 +23,7 @@ pub async fn database() -> Db {
          ALTER TABLE {CONTEXTS} SET UNLOGGED;
          CREATE SCHEMA model;
          CREATE UNLOGGED TABLE model.noted (playbook text, batch text, run_id text);
+         CREATE UNLOGGED TABLE model.left_alone (playbook text, batch text);
          CREATE UNLOGGED TABLE model.seen AS SELECT ''::text AS playbook, * FROM atomic.events;
          CREATE UNLOGGED TABLE model.gone AS TABLE model.seen"
     ))
@@ -84,7 +85,7 @@ impl<'a> Bench<'a> {
     async fn new(db: &'a Db, case: &'a Case) -> Self {
         let mut sql = format!(
             "DROP SCHEMA IF EXISTS derived, scratch CASCADE;
-             TRUNCATE atomic.events, {CONTEXTS}, model.noted, model.seen, model.gone;
+             TRUNCATE atomic.events, {CONTEXTS}, model.noted, model.left_alone, model.seen, model.gone;
              DROP INDEX IF EXISTS atomic.by_batch, atomic.by_session, atomic.by_visitor, atomic.by_event, atomic.by_root,
                atomic.by_page;"
         );
@@ -196,17 +197,18 @@ impl<'a> Bench<'a> {
                 };
                 let (components, options) = (components(), self.db.options(options));
                 let ran = stepwell_runner::run(workflow, &components, &options, &observer, stop);
-                let stopped = match ran.await {
-                    Ok(_) => false,
-                    Err(error) if matches!(*error.problem, Problem::Stopped { .. }) => true,
+                let ended = match ran.await {
+                    Ok(report) => Some(report.run_id),
+                    Err(error) if matches!(*error.problem, Problem::Stopped { .. }) => None,
                     Err(error) => {
                         let help = error.help().unwrap_or_default();
                         return Err(wrong(format!("{error}: {:?}; {help}", error.problem)));
                     }
                 };
                 self.note(playbook, run).await;
-                if !stopped {
-                    self.found(playbook, run, floor).await.map_err(wrong)?;
+                if let Some(run_id) = ended {
+                    let found = self.found(playbook, run, floor, &run_id).await;
+                    found.map_err(wrong)?;
                 }
                 self.equal(playbook).await.map_err(wrong)
             }
@@ -224,7 +226,7 @@ impl<'a> Bench<'a> {
         }
         let as_of = at_minute(run.as_of);
         let floor = format!(
-            "SELECT (coalesce(max(last_time::timestamp) FILTER (WHERE last_time <= {as_of}), {as_of})
+            "SELECT (coalesce(max(last_time::timestamp) FILTER (WHERE last_time <= {as_of}), '0001-01-01')
                - interval '{} hours')::text AS floor
              FROM {manifest} WHERE playbook = '{}' HAVING count(*) > 0",
             self.case.lookback_hours, playbook.name
@@ -278,12 +280,14 @@ impl<'a> Bench<'a> {
         false
     }
 
-    /// Asserts that what is within the lookback was found, new or grown.
+    /// Asserts that what is within the lookback was found, new or grown, but for what may still be loaded: that was left
+    /// alone, and is found by a later run, wherever the lookback lies by then.
     async fn found(
         &self,
         playbook: &Playbook,
         run: &Run,
         floor: Option<String>,
+        run_id: &str,
     ) -> Result<(), String> {
         let floor = floor.unwrap_or_else(|| "timestamp '-infinity'".to_owned());
         let expression = self.case.batch.expression();
@@ -292,29 +296,70 @@ impl<'a> Bench<'a> {
             // All of them are walked.
             (true, false) if self.case.batch == Batch::Id => ("true", "true"),
             // Batches are times, none before its events, but for those that are made up to be.
-            (true, false) => ("b.batch >= f.floor", "b.batch >= f.floor"),
+            (true, false) => ("b.batch >= b.floor", "b.batch >= b.floor"),
             // Only events since the floor are counted.
-            (false, false) => ("true", "b.inside > m.events"),
+            (false, false) => ("true", "b.inside > b.noted"),
         };
-        let missed = format!(
-            "SELECT b.batch::text AS batch, b.events AS has, m.events AS noted, f.floor::text AS floor
-             FROM (SELECT {floor} AS floor) AS f
-             CROSS JOIN LATERAL (
-               SELECT {expression} AS batch, count(*) AS events, max(collector_tstamp) AS last,
-                 count(*) FILTER (WHERE collector_tstamp >= f.floor) AS inside
-               FROM atomic.events WHERE {expression} IS NOT NULL AND collector_tstamp IS NOT NULL GROUP BY 1
-             ) AS b
-             LEFT JOIN {manifest} AS m ON m.playbook = '{name}' AND m.batch = b.batch
-             WHERE m.batch IS NULL AND b.last >= f.floor AND {seen}
-               OR b.events > m.events AND m.last_time >= f.floor AND {counted}",
-            manifest = playbook.manifest(self.case),
-            name = playbook.name,
+        let (name, manifest) = (playbook.name, playbook.manifest(self.case));
+        // A batch that settles keeps those back whose events would move the lookback past its own.
+        let settling = match self.case.settle_minutes {
+            None => "false".to_owned(),
+            Some(minutes) => format!(
+                "coalesce(max(load_tstamp) > {} - interval '{minutes} minutes', false)",
+                at_minute(run.as_of)
+            ),
+        };
+        let reach = match (self.case.batch_index, self.case.batch) {
+            (false, _) => "min(b.last) FILTER (WHERE b.last >= b.floor)",
+            (true, Batch::Id) => "min(b.last)",
+            (true, _) => "min(least(b.last, b.batch))",
+        };
+        let batches = format!(
+            "WITH counted AS (
+               SELECT {expression} AS batch, count(collector_tstamp) AS events, max(collector_tstamp) AS last,
+                 count(*) FILTER (WHERE collector_tstamp >= f.floor) AS inside, {settling} AS settling, f.floor
+               FROM atomic.events CROSS JOIN (SELECT {floor} AS floor) AS f
+               WHERE {expression} IS NOT NULL GROUP BY 1, f.floor HAVING count(collector_tstamp) > 0
+             ), b AS (
+               SELECT c.*, m.events AS noted, m.last_time, m.run_id
+               FROM counted AS c LEFT JOIN {manifest} AS m ON m.playbook = '{name}' AND m.batch = c.batch
+             ), kept AS (
+               SELECT b.*, b.settling OR coalesce(b.last > (
+                 SELECT {reach} + interval '{hours} hours' FROM b
+                 WHERE b.settling AND (b.noted IS NULL OR b.events > b.noted)
+               ), false) AS waits
+               FROM b
+             )",
+            hours = self.case.lookback_hours,
         );
-        let missed = self.db.rows(&missed).await;
-        match missed.is_empty() {
-            true => Ok(()),
-            false => Err(format!("batches not found: {missed:?}")),
+        let wrong = format!(
+            "{batches}
+             SELECT CASE WHEN b.settling THEN 'too early' WHEN b.waits THEN 'out of turn' ELSE 'not found' END AS why,
+               b.batch::text AS batch, b.events AS has, b.noted, b.floor::text AS floor
+             FROM kept AS b
+             WHERE CASE
+               WHEN b.settling THEN b.run_id = '{run_id}' AND NOT {full_refresh}
+               WHEN b.waits THEN false
+               WHEN b.noted IS NULL THEN b.last >= b.floor AND {seen}
+                 OR b.batch::text IN (SELECT batch FROM model.left_alone WHERE playbook = '{name}')
+               ELSE b.events > b.noted AND b.last_time >= b.floor AND {counted} END",
+            full_refresh = run.full_refresh,
+        );
+        let wrong = self.db.rows(&wrong).await;
+        if !wrong.is_empty() {
+            return Err(format!(
+                "batches that were not taken as they should be: {wrong:?}"
+            ));
         }
+        // A batch that does not settle is not within reach because another one is.
+        let remember = format!(
+            "DELETE FROM model.left_alone WHERE playbook = '{name}';
+             INSERT INTO model.left_alone {batches}
+             SELECT '{name}', b.batch::text FROM kept AS b
+             WHERE b.settling AND b.noted IS NULL AND b.last >= b.floor AND {seen}"
+        );
+        self.db.sql(&remember).await;
+        Ok(())
     }
 
     /// What the SQL of a playbook sees.

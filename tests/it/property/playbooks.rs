@@ -34,6 +34,17 @@ impl Playbook {
             "batch: etl_tstamp",
             &format!("batch: {}", case.batch.expression()),
         );
+        let loaded_at = match case.batch.is_load_time() {
+            true => "",
+            false => ", loaded-at: load_tstamp",
+        };
+        let text = match case.settle_minutes {
+            None => text,
+            Some(minutes) => text.replace(
+                "into: batches }",
+                &format!("into: batches, settle: {minutes} minutes{loaded_at} }}"),
+            ),
+        };
         // What defrag does changes no row, and takes longer than everything else.
         let text = text.split("\n  - id: defrag").next().unwrap_or_default();
         format!("{text}\nmanifest: {}\n", self.manifest(case))

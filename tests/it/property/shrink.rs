@@ -95,6 +95,7 @@ fn candidates(case: &Case) -> Vec<Case> {
         |case: &mut Case| case.batch_index = true,
         |case: &mut Case| case.key_indexes = true,
         |case: &mut Case| case.own_manifests = false,
+        |case: &mut Case| case.settle_minutes = None,
     ];
     for simplify in simpler {
         let mut simple = case.clone();

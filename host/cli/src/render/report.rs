@@ -113,14 +113,19 @@ fn state(state: StepState) -> &'static str {
     }
 }
 
-/// What the steps remarked, and what they measured and was not zero, each on a line.
+/// What the steps remarked, and what they measured and was not zero, each on a line. What they published stands in their
+/// remarks.
 fn remarks(report: &RunReport) -> String {
     let mut text = String::new();
     for step in &report.steps {
         for note in &step.notes {
             text.push_str(&format!("note: {}: {}\n", step.id, clean(note)));
         }
-        for (name, value) in step.measures.iter().filter(|(_, value)| **value != 0) {
+        let unsaid = step
+            .measures
+            .iter()
+            .filter(|(name, _)| !step.published.names(name));
+        for (name, value) in unsaid.filter(|(_, value)| **value != 0) {
             let sign = if *value < 0 { "-" } else { "" };
             let value = number(value.unsigned_abs());
             text.push_str(&format!(
@@ -157,6 +162,7 @@ pub(crate) mod tests {
             rows,
             statements: vec![],
             measures: BTreeMap::new(),
+            published: stepwell_runner::Published::default(),
             notes: vec![],
             error: None,
         }

@@ -15,6 +15,7 @@ use crate::confined::execute::ConfinedExecution;
 use crate::conversation::{Conversation, Whom};
 use crate::error::RunError;
 use crate::execute::{Executed, Execution};
+use crate::measures::Published;
 use crate::observe::Event;
 use crate::policy::Checked;
 use crate::reduce::{self, Prepared, Reduction};
@@ -90,7 +91,7 @@ impl Context<'_> {
     /// Reports the steps that could not start, since one that they need failed without failing the run.
     async fn skip(&self, pass: u32, started: &[bool]) -> Result<(), RunError> {
         for index in (0..started.len()).filter(|&index| !started[index]) {
-            let mut report = self.report(index, Duration::ZERO, Executed::default(), &[]);
+            let mut report = self.report(index, Duration::ZERO, Executed::default(), None);
             report.state = StepState::Skipped;
             self.journal.step(&self.control, pass, 0, &report).await?;
             self.add(report);
@@ -115,7 +116,7 @@ impl Context<'_> {
             Ok((plan, mut executed)) => {
                 self.note(index, &plan);
                 let (ends_run, rows_read) = (executed.ends_run.take(), executed.rows_read);
-                let report = self.report(index, begun.elapsed(), executed, &plan.notes);
+                let report = self.report(index, begun.elapsed(), executed, Some(&plan));
                 self.event(&Event::StepDone {
                     step: &step.id,
                     duration: begun.elapsed(),
@@ -136,7 +137,7 @@ impl Context<'_> {
                     step: &step.id,
                     message: &message,
                 });
-                let mut report = self.report(index, begun.elapsed(), Executed::default(), &[]);
+                let mut report = self.report(index, begun.elapsed(), Executed::default(), None);
                 (report.state, report.error) = (StepState::Failed, Some(message));
                 self.journal.step(&self.control, pass, 0, &report).await?;
                 self.add(report);
@@ -146,7 +147,7 @@ impl Context<'_> {
                 })
             }
             Err(error) => {
-                let mut report = self.report(index, begun.elapsed(), Executed::default(), &[]);
+                let mut report = self.report(index, begun.elapsed(), Executed::default(), None);
                 (report.state, report.error) =
                     (StepState::Failed, Some(crate::error::one_line(&error)));
                 // The failure itself is worth more than a journal that cannot be written.
@@ -303,8 +304,13 @@ impl Context<'_> {
         index: usize,
         duration: Duration,
         executed: Executed,
-        notes: &[String],
+        plan: Option<&Plan>,
     ) -> StepReport {
+        let published = plan.map(Published::of).unwrap_or_default();
+        let mut measures = executed.measures;
+        for (name, value) in published.all() {
+            *measures.entry(name.clone()).or_default() += value;
+        }
         let (step, component) = (
             &self.steps.workflow.steps[index],
             self.steps.component(index),
@@ -319,10 +325,37 @@ impl Context<'_> {
             duration_ms: duration.as_secs_f64() * 1000.0,
             rows: executed.rows_written,
             statements: executed.statements,
-            measures: executed.measures,
-            notes: notes.to_vec(),
+            measures,
+            published,
+            notes: plan.map(|plan| plan.notes.clone()).unwrap_or_default(),
             error: None,
         }
+    }
+
+    /// Reports what the gate step says where it finds nothing to do. It is journalled only if it measured something: a
+    /// run with nothing to do is to cost next to nothing.
+    pub(super) async fn idle(
+        &self,
+        pass: u32,
+        index: usize,
+        plan: &Plan,
+        took: Duration,
+    ) -> Result<(), RunError> {
+        self.note(index, plan);
+        let report = self.report(index, took, Executed::default(), Some(plan));
+        if pass == 1 {
+            if report.measures.values().any(|value| *value != 0) {
+                self.journal.step(&self.control, pass, 0, &report).await?;
+            }
+            self.add(report);
+            return Ok(());
+        }
+        // The passes before it did something; of this one nothing counts but how things stand after them.
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = totals.steps.iter_mut().find(|known| known.id == report.id) {
+            known.measures.extend(report.published.levels);
+        }
+        Ok(())
     }
 
     /// Adds a step's report to those of earlier passes.
@@ -341,7 +374,9 @@ impl Context<'_> {
                 known.duration_ms += duration_ms;
                 known.rows += rows;
                 for (name, value) in measures {
-                    *known.measures.entry(name).or_default() += value;
+                    if !known.published.levels.contains_key(&name) {
+                        *known.measures.entry(name).or_default() += value;
+                    }
                 }
                 if failed {
                     known.state = StepState::Failed;

@@ -1,0 +1,155 @@
+-- question: columns of atomic.events
+SELECT
+    a.attname::text AS name,
+    format_type(a.atttypid, a.atttypmod) AS type,
+    a.atttypid::int8 AS type_oid,
+    c.relkind::text AS kind
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum;
+-- $1: Param::Text("atomic")
+-- $2: Param::Text("events")
+
+-- question: columns of derived.manifest
+SELECT
+    a.attname::text AS name,
+    format_type(a.atttypid, a.atttypmod) AS type,
+    a.atttypid::int8 AS type_oid,
+    c.relkind::text AS kind
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum;
+-- $1: Param::Text("derived")
+-- $2: Param::Text("manifest")
+
+-- question: indexes of atomic.events
+SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+JOIN pg_catalog.pg_am AS am ON am.oid = x.relam
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2 AND i.indisvalid AND i.indpred IS NULL
+ORDER BY x.relname;
+-- $1: Param::Text("atomic")
+-- $2: Param::Text("events")
+
+-- question: type of a batch
+SELECT (date_trunc('hour', load_tstamp)) AS batch
+FROM atomic.events
+LIMIT 0;
+
+-- question: state of the manifest
+SELECT
+  CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)::text AS time_floor,
+  (extract(epoch FROM CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)) * 1000000)::bigint AS time_floor_us,
+  (extract(epoch FROM m.newest) * 1000000)::bigint AS newest_us,
+  CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)::text AS recount_floor,
+  (SELECT least(max(b.batch), CAST(m.newest - '604801 seconds'::interval AS timestamp without time zone))
+   FROM derived.manifest AS b
+   WHERE b.playbook = 'sessions' AND b.batch < (
+     SELECT min(f.batch)
+     FROM derived.manifest AS f
+     WHERE f.playbook = 'sessions' AND f.last_time >= CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)
+   )
+   HAVING count(*) > 0)::text AS batch_before
+FROM (
+  SELECT coalesce(max(last_time), '0001-01-01') AS newest
+  FROM derived.manifest
+  WHERE playbook = 'sessions' AND last_time <= to_timestamp(1700000000000000 / 1000000.0)
+) AS m
+WHERE EXISTS (SELECT FROM derived.manifest WHERE playbook = 'sessions');
+
+-- question: batches
+WITH RECURSIVE walk (batch, place) AS (
+  (SELECT date_trunc('hour', load_tstamp), 1 FROM atomic.events WHERE date_trunc('hour', load_tstamp) > CAST($1 AS timestamp without time zone) ORDER BY date_trunc('hour', load_tstamp) LIMIT 1)
+  UNION ALL
+  SELECT (SELECT date_trunc('hour', load_tstamp) FROM atomic.events WHERE date_trunc('hour', load_tstamp) > walk.batch ORDER BY date_trunc('hour', load_tstamp) LIMIT 1), walk.place + 1
+  FROM walk
+  WHERE walk.batch IS NOT NULL AND walk.place < 20000
+)
+SELECT walk.batch::text AS batch
+FROM walk
+WHERE walk.batch IS NOT NULL
+ORDER BY walk.place;
+-- $1: Param::Text("2026-01-01 00:00:00")
+
+-- question: events without a batch
+SELECT count(*) AS events
+FROM atomic.events
+WHERE date_trunc('hour', load_tstamp) IS NULL AND collector_tstamp >= CAST($1 AS timestamp without time zone);
+-- $1: Param::Text("2026-01-01")
+
+-- question: batches beside the manifest
+SELECT found.place, NULL AS gone, m.events AS events_before, m.first_time >= CAST($3 AS timestamp without time zone) AS within
+FROM unnest(CAST($1 AS timestamp without time zone[])) WITH ORDINALITY AS found (batch, place)
+LEFT JOIN derived.manifest AS m
+  ON m.playbook = 'sessions' AND m.batch = found.batch
+WHERE m.batch IS NULL OR m.last_time >= CAST($2 AS timestamp without time zone)
+UNION ALL
+SELECT NULL, m.batch::text, m.events, m.first_time >= CAST($3 AS timestamp without time zone)
+FROM derived.manifest AS m
+WHERE m.playbook = 'sessions' AND m.last_time >= CAST($2 AS timestamp without time zone)
+  AND NOT EXISTS (SELECT FROM unnest(CAST($1 AS timestamp without time zone[])) AS found (batch) WHERE found.batch = m.batch)
+ORDER BY 1;
+-- $1: Param::Text("{\"grows\",\"done\",\"new\",\"unknown\"}")
+-- $2: Param::Text("2026-01-01")
+-- $3: Param::Text("2026-01-01")
+
+-- question: rows of processed batches
+SELECT found.place, counted.rows
+FROM unnest(CAST($1 AS timestamp without time zone[])) WITH ORDINALITY AS found (batch, place)
+CROSS JOIN LATERAL (
+  SELECT count(*) AS rows FROM atomic.events WHERE date_trunc('hour', load_tstamp) = found.batch
+) AS counted;
+-- $1: Param::Text("{\"grows\"}")
+
+-- question: events of pending batches
+SELECT found.place, g.events, g.first_time::text AS first_time, g.last_time::text AS last_time, g.untimed, (extract(epoch FROM g.last_time) * 1000000)::bigint AS last_us, (extract(epoch FROM g.loaded) * 1000000)::bigint AS loaded_us, (extract(epoch FROM g.batch) * 1000000)::bigint AS named_us
+FROM (
+  SELECT e.batch, count(e.time) AS events, min(e.time) AS first_time, max(e.time) AS last_time,
+    count(*) - count(e.time) AS untimed, max(e.loaded) AS loaded
+  FROM (SELECT (date_trunc('hour', load_tstamp)) AS batch, collector_tstamp AS time, (etl_tstamp) AS loaded FROM atomic.events) AS e
+  WHERE e.batch = ANY (CAST($1 AS timestamp without time zone[]))
+  GROUP BY e.batch
+) AS g
+JOIN unnest(CAST($1 AS timestamp without time zone[])) WITH ORDINALITY AS found (batch, place) ON found.batch = g.batch;
+-- $1: Param::Text("{\"grows\",\"done\",\"new\",\"unknown\"}")
+
+-- statement: clear sessions__batches
+--   writes scratch.sessions__batches
+DROP TABLE IF EXISTS scratch.sessions__batches;
+
+-- statement: make the table of batches
+--   writes scratch.sessions__batches
+CREATE UNLOGGED TABLE scratch.sessions__batches AS
+SELECT
+  CAST(NULL AS timestamp without time zone) AS batch, CAST(NULL AS bigint) AS events, CAST(NULL AS timestamp without time zone) AS first_time,
+  CAST(NULL AS timestamp without time zone) AS last_time, CAST(NULL AS bigint) AS events_before
+LIMIT 0;
+
+-- statement: note pending batches
+--   writes scratch.sessions__batches
+INSERT INTO scratch.sessions__batches
+SELECT *
+FROM unnest(
+  CAST($1 AS timestamp without time zone[]), CAST($2 AS bigint[]), CAST($3 AS timestamp without time zone[]), CAST($4 AS timestamp without time zone[]), CAST($5 AS bigint[])
+) AS pending (batch, events, first_time, last_time, events_before);
+-- $1: Param::Text("{\"done\",\"unknown\"}")
+-- $2: Param::Text("{7,9}")
+-- $3: Param::Text("{\"2026-01-07\",\"2026-01-07\"}")
+-- $4: Param::Text("{\"2026-01-08\",\"2026-01-08\"}")
+-- $5: Param::Text("{NULL,NULL}")
+
+-- statement: analyze sessions__batches
+--   writes scratch.sessions__batches
+ANALYZE scratch.sessions__batches;
+
+-- about batches: {"batches":2,"reopened":0,"events":16,"first":"done","last":"unknown","events_without_batch":0,"more":false,"from_nothing":false}
+-- about measures: {"counts":{"grown-batches":0,"grown-events":0,"late-batches":1,"late-batches-beyond-lookback":1},"levels":{"events-without-batch":0,"settling-batches":2,"shrunk-batches":0,"shrunk-events":0,"waiting-batches":0}}
+-- note: 1 new batches came late: all of their events lie before the newest processed one; those of 1 lie before the lookback, where an index alone finds them
+-- note: 2 batches were loaded less than 600 s before the run's point in time, the first of them grows: they are left alone until they have settled

@@ -1,0 +1,109 @@
+//! What a run is told of how batches were looked for: notes for people, numbers for programs.
+
+use std::collections::BTreeMap;
+
+use stepwell_sdk::planner::Measures;
+use stepwell_sdk::source::Source;
+
+use crate::State;
+use crate::discovery::Discovery;
+use crate::search::Pending;
+
+/// Returns numbers by name: what this pass does, and how things stand.
+pub fn measures(counts: &[(&'static str, i64)], levels: &[(&'static str, i64)]) -> Measures {
+    let named = |list: &[(&'static str, i64)]| list.iter().copied().collect::<BTreeMap<_, _>>();
+    Measures {
+        counts: named(counts),
+        levels: named(levels),
+    }
+}
+
+/// What people should know.
+pub fn notes(
+    discovery: &Discovery<'_>,
+    pending: &Pending<'_>,
+    state: Option<&State>,
+) -> Vec<String> {
+    let source = discovery.source;
+    let without = u64::try_from(pending.events_without_batch).unwrap_or(0);
+    let mut notes = without_batch(source, without);
+    notes.extend(arrivals(pending));
+    if let Some((batch, _)) = pending.shrunk.first() {
+        notes.push(format!(
+            "{} events are gone from {} processed batches, the first of them {batch}; rows that were computed from \
+             them stay as they are until a run with --full-refresh",
+            pending.events_gone(),
+            pending.shrunk.len(),
+        ));
+    }
+    let number = |list: &[String]| i64::try_from(list.len()).unwrap_or(i64::MAX);
+    let first = pending.settling.first().map(String::as_str);
+    notes.extend(settling(discovery, number(&pending.settling), first));
+    if let Some(first) = pending.held.first() {
+        notes.push(format!(
+            "{} batches wait for those, the first of them {first}: their events would move the lookback past batches that \
+             still settle",
+            pending.held.len(),
+        ));
+    }
+    if let (false, Some(state)) = (discovery.ordered, state) {
+        notes.push(format!(
+            "no index on {} begins with {}: new batches are looked for in the events since {}; \
+             CREATE INDEX ON {} ({}) would find them without reading events",
+            source.events,
+            source.batch.as_str(),
+            state.time_floor,
+            source.events,
+            source.batch.as_str(),
+        ));
+    }
+    notes
+}
+
+/// Says which of the pending batches came late, and which have grown.
+fn arrivals(pending: &Pending<'_>) -> Vec<String> {
+    let mut notes = Vec::new();
+    let late = pending.late();
+    if late > 0 {
+        let beyond = match pending.beyond_lookback() {
+            0 => String::new(),
+            beyond => format!(
+                "; those of {beyond} lie before the lookback, where an index alone finds them"
+            ),
+        };
+        notes.push(format!(
+            "{late} new batches came late: all of their events lie before the newest processed one{beyond}",
+        ));
+    }
+    let grown = pending.events_before.iter().flatten().count();
+    if grown > 0 {
+        notes.push(format!(
+            "{grown} batches have {} more events than when they were processed, and are processed again",
+            pending.events_grown(),
+        ));
+    }
+    notes
+}
+
+/// Says how many batches are left alone, since they may still be loaded.
+pub fn settling(discovery: &Discovery<'_>, batches: i64, first: Option<&str>) -> Option<String> {
+    let settle = discovery.settle.as_ref().filter(|_| batches > 0)?;
+    let named = first.map_or_else(String::new, |first| format!(", the first of them {first}"));
+    Some(format!(
+        "{batches} batches were loaded less than {} s before the run's point in time{named}: they are left alone until they \
+         have settled",
+        settle.seconds,
+    ))
+}
+
+/// Says how many events belong to no batch.
+pub fn without_batch(source: &Source, events: u64) -> Vec<String> {
+    let note = || {
+        format!(
+            "{events} events have no {} or no {} and belong to no batch; they are not processed",
+            source.batch.as_str(),
+            source.time,
+        )
+    };
+    (events > 0).then(note).into_iter().collect()
+}
