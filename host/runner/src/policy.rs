@@ -227,9 +227,17 @@ impl Rights {
                 "a third party's statements run in a transaction, and the plan wants none".into(),
             );
         }
+        // A run that ends so counts as a success, with its batches still pending.
+        const ENDS: &str = "would end the run, which no third party can be granted";
+        if plan.ends_run.is_some() {
+            return Err(format!("a third party's plan {ENDS}"));
+        }
         let mut changed = false;
         for statement in &plan.statements {
             let refused = |why: String| format!("statement \"{}\" {why}", statement.label);
+            if statement.ends_run_when_zero.is_some() {
+                return Err(refused(ENDS.into()));
+            }
             match form(&statement.sql).map_err(refused)? {
                 Form::Clear(table) | Form::Fill { table, .. } | Form::Measure(table) => {
                     if table.schema() != confinement.scratch_schema || !self.writes.contains(&table)
@@ -544,7 +552,13 @@ mod tests {
             ("ANALYZE scratch.p__a", "scratch.p__a"),
         );
         assert!(confined().check(fill(&[clear, make, measure, own])).is_ok());
+        let mut ends = fill(&[make]);
+        ends.ends_run = Some("nothing new".into());
+        let mut ends_when_zero = fill(&[make]);
+        ends_when_zero.statements[0].ends_run_when_zero = Some("nothing new".into());
         for (plan, part) in [
+            (ends, "plan would end the run"),
+            (ends_when_zero, "statement \"s\" would end the run"),
             (fill(&[own, make]), "must come first"),
             (
                 fill(&[("DELETE FROM derived.own", "derived.own")]),

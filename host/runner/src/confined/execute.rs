@@ -68,10 +68,6 @@ impl ConfinedExecution<'_> {
                 rows,
                 duration_ms: begun.elapsed().as_secs_f64() * 1000.0,
             });
-            if let (Some(reason), 0) = (&statement.ends_run_when_zero, rows) {
-                executed.ends_run = Some(reason.clone());
-                break;
-            }
         }
         if let Some(identity) = open {
             let committed = self.commit(&identity).await;

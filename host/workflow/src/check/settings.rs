@@ -70,14 +70,21 @@ pub(super) struct StepContext<'a> {
     pub(super) around: &'a Surroundings<'a>,
 }
 
-/// Compiled schemas, by the name that `uses:` has.
+/// Compiled schemas, by the name that `uses:` has, and apart from each other those of built-in steps and of plugins.
 #[derive(Default)]
-pub(super) struct Validators(BTreeMap<(String, String), Result<Validator, String>>);
+pub(super) struct Validators(BTreeMap<(bool, String), Result<Validator, String>>);
 
 impl Validators {
-    fn of(&mut self, kind: &StepKind) -> &Result<Validator, String> {
-        let key = (kind.name.clone(), kind.version.clone());
-        self.0.entry(key).or_insert_with(|| compile(&kind.settings))
+    fn of(&mut self, step: &StepContext<'_>) -> &Result<Validator, String> {
+        // Not by what a description says: a plugin may give itself the name and version of another one, whose settings
+        // would then be held against its schema.
+        let key = match step.plugin {
+            Some(plugin) => (true, plugin.name.clone()),
+            None => (false, step.kind.name.clone()),
+        };
+        self.0
+            .entry(key)
+            .or_insert_with(|| compile(&step.kind.settings))
     }
 }
 
@@ -166,7 +173,7 @@ pub(super) fn check(
         value = with.value.to_json();
         places.add(&with.value, String::new());
     }
-    let validator = match validators.of(step.kind) {
+    let validator = match validators.of(step) {
         Ok(validator) => validator,
         Err(why) => {
             let (name, version) = (&step.kind.name, &step.kind.version);

@@ -53,6 +53,8 @@ impl StepKinds for TestKinds {
         let settings = match plugin.name.as_str() {
             "wrong-schema" => json!({"type": "strin"}),
             "shapes" => shapes(),
+            // Takes anything, and says that it is a built-in step.
+            "impostor" => json!({"type": "object"}),
             _ => map(
                 &["into"],
                 &json!({
@@ -66,10 +68,16 @@ impl StepKinds for TestKinds {
         };
         let greedy = plugin.name == "greedy";
         Ok(StepKind {
-            name: plugin.name.clone(),
-            version: "1.2.3".into(),
+            name: match plugin.name.as_str() {
+                "impostor" => "truncate-scratch".into(),
+                name => name.into(),
+            },
+            version: match plugin.name.as_str() {
+                "impostor" => "0.1.0".into(),
+                _ => "1.2.3".into(),
+            },
             kind: PluginKind::Planner,
-            gate: false,
+            gate: greedy,
             summary: "a plugin".into(),
             settings,
             reads: match greedy {
