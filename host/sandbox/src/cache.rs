@@ -184,6 +184,7 @@ fn ignore_missing(error: io::Error) -> io::Result<()> {
 
 fn prepare(dir: &Path) -> io::Result<()> {
     const OTHERS_MAY_WRITE: u32 = 0o022;
+    const STICKY: u32 = 0o1000;
 
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let metadata = fs::metadata(dir)?;
@@ -192,6 +193,15 @@ fn prepare(dir: &Path) -> io::Result<()> {
     }
     if metadata.mode() & OTHERS_MAY_WRITE != 0 {
         return Err(io::Error::other("other users may write to the directory"));
+    }
+    // Who may rename a directory above it can put another one in its place, after this look. Where the sticky bit is set,
+    // as on /tmp, only its owner may.
+    for above in fs::canonicalize(dir)?.ancestors().skip(1) {
+        let mode = fs::metadata(above)?.mode();
+        if mode & OTHERS_MAY_WRITE != 0 && mode & STICKY == 0 {
+            let message = format!("other users may replace what lies in {}", above.display());
+            return Err(io::Error::other(message));
+        }
     }
     Ok(())
 }
@@ -227,6 +237,23 @@ mod tests {
             fs::metadata(&dir).expect("it was made").mode() & 0o777,
             0o700
         );
+    }
+
+    /// Who may rename the directory could put one with machine code of theirs in its place.
+    #[test]
+    fn a_directory_that_others_may_exchange_is_not_used() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let dir = parent.path().join("components");
+        assert!(cache(&dir, 1).is_some());
+        for (mode, used) in [
+            (0o777, false),
+            (0o775, false),
+            (0o1777, true),
+            (0o755, true),
+        ] {
+            fs::set_permissions(parent.path(), Permissions::from_mode(mode)).expect("it is ours");
+            assert_eq!(cache(&dir, 1).is_some(), used, "{mode:o}");
+        }
     }
 
     #[test]

@@ -217,9 +217,13 @@ fn bound(memory_bytes: u64, cpu_secs: u64) -> io::Result<()> {
         maximum: Some(cpu_secs + 1),
     };
     setrlimit(Resource::Cpu, cpu)?;
-    // It writes no file, and no core with the component's data in it.
+    // It opens nothing beside the three streams that it has: no file, no socket. It writes no file either, and no core with
+    // the component's data in it.
+    setrlimit(Resource::Nofile, at_most(3))?;
     setrlimit(Resource::Fsize, at_most(0))?;
     setrlimit(Resource::Core, at_most(0))?;
     rustix::thread::set_no_new_privs(true)?;
+    // Steps of our own beside it come first. Where that cannot be had, it competes with them.
+    let _ = rustix::process::nice(10);
     Ok(())
 }
