@@ -100,13 +100,14 @@ impl Drop for OwnServer {
 /// Components, with a cache that test runs share: compiling them is not what is tested here.
 pub fn components() -> Components {
     static COMPONENTS: OnceLock<Components> = OnceLock::new();
+    COMPONENTS.get_or_init(fresh_components).clone()
+}
+
+/// The same, without what other tests have loaded.
+pub fn fresh_components() -> Components {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("components");
-    COMPONENTS
-        .get_or_init(|| {
-            Components::new(stepwell_builtin::STEPS, Some(cache))
-                .with_compiler(env!("CARGO_BIN_EXE_stepwell-under-test").into())
-        })
-        .clone()
+    Components::new(stepwell_builtin::STEPS, Some(cache))
+        .with_compiler(env!("CARGO_BIN_EXE_stepwell-under-test").into())
 }
 
 /// A database of its own.

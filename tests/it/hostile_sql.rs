@@ -15,7 +15,7 @@ use stepwell_sandbox::Digest;
 use stepwell_warehouse::{Session, SessionOptions};
 use stepwell_workflow::{Inputs, Workflow};
 
-use crate::harness::{Db, components, parse, root};
+use crate::harness::{Db, components, fresh_components, parse, root};
 
 const TARGET: &str = "wasm32-wasip2";
 const TARGET_DIR: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/guests-hostile");
@@ -330,6 +330,7 @@ async fn queries_reach_what_was_granted_and_nothing_else() {
         "SELECT lo_create(0)::text AS said",
         "SELECT lo_from_bytea(0, 'a')::text AS said",
         "SELECT pg_notify('a', 'b')::text AS said",
+        "SELECT pg_logical_emit_message(false, 'a', 'b')::text AS said",
         "SELECT pg_advisory_lock(1)::text AS said",
         "SELECT pg_try_advisory_xact_lock(7834911)::text AS said",
         "SELECT rolpassword AS said FROM pg_authid",
@@ -368,9 +369,108 @@ async fn queries_reach_what_was_granted_and_nothing_else() {
         (json!({"questions": ["SELECT set_config('standard_conforming_strings', 'off', false) AS said", "SELECT current_setting('standard_conforming_strings') || ''' core' AS said"]}), Nothing),
         // Time: a limit that was set off, one sleep, many sleeps.
         (json!({"questions": ["SELECT set_config('statement_timeout', '0', false) AS said", "SELECT pg_sleep(60)::text AS said"]}), Fails("\"statement-timeout\"")),
+        // In one statement, which the server's clock was started for before.
+        (question("SELECT set_config('statement_timeout', '0', false) || pg_sleep(60)::text AS said"), Fails("\"statement-timeout\"")),
         (json!({"questions": ["SELECT pg_sleep(1.5)::text AS said", "SELECT pg_sleep(1.5)::text AS said", "SELECT pg_sleep(1.5)::text AS said"]}), Fails("\"database-time\"")),
     ]);
     attacked(&db, "denied", "", attacks).await;
+}
+
+/// What the host keeps for a plugin counts as the plugin's memory: each of its answers is small enough, and all of them
+/// together are not.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_fit_into_the_plugins_memory() {
+    let db = world().await;
+    let with = json!({"sixteen": "SELECT repeat('x', 2000000) AS said"});
+    let limited = text("hoard", "", &with).replace(
+        "statement-timeout: 3s, database-time: 4s",
+        "memory: 16MiB, database-time: 60s",
+    );
+    let error = run(&db, &parse(&limited), "").await.expect_err("too much");
+    let words = words(&error);
+    assert!(words.contains("memory for the answers"), "{words}");
+    assert!(words.contains("the limit is 16 MiB"), "{words}");
+}
+
+/// A url of its own leads a plugin to where nobody looked at what its role may do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_to_another_database_is_refused() {
+    let (db, other) = (world().await, Db::empty().await);
+    let workflow = parse(&text("astray", "", &fill("SELECT 1 AS n")));
+    run(&db, &workflow, "").await.expect("a role is made");
+    other
+        .sql("CREATE SCHEMA open; GRANT USAGE ON SCHEMA open TO PUBLIC;
+              CREATE TABLE open.facts AS SELECT 'of another database' AS id; GRANT SELECT ON open.facts TO PUBLIC")
+        .await;
+    for (target, goes) in [(&other, false), (&db, true)] {
+        let url = target.url();
+        let (_, place) = url.split_once('@').expect("a url with a user");
+        let url = format!("postgres://stepwell_astray@{place}");
+        let astray = text(
+            "astray",
+            "",
+            &question("SELECT id::text AS said FROM open.facts"),
+        )
+        .replace("role: stepwell_astray", &format!("url: \"{url}\""));
+        let ended = run(&db, &parse(&astray), "").await;
+        match ended {
+            Ok(_) => assert!(goes, "{url}"),
+            Err(error) => {
+                assert!(!goes, "{url}: {}", words(&error));
+                assert!(
+                    words(&error).contains("goes to another database"),
+                    "{}",
+                    words(&error)
+                );
+            }
+        }
+    }
+}
+
+/// A component is pinned by what was read, not by its path.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_checked_is_the_one_that_runs() {
+    let (path, digest) = &*HOSTILE;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("plugin.wasm");
+    std::fs::copy(path, &file).expect("a copy");
+    let pinned =
+        text("pinned", "", &fill("SELECT 1 AS n")).replace(path, &file.display().to_string());
+    let own = format!("    digest: {digest}\n");
+    assert!(pinned.contains(&own), "{pinned}");
+    let inputs = Inputs {
+        vars: [].into(),
+        env: &|_| None,
+    };
+    let at = root().join("workflows/test.yaml");
+    let mut components = fresh_components();
+    let (workflow, _) =
+        Workflow::parse(&at, &pinned, &inputs, &mut components).expect("the pinned file");
+    // Another workflow of the same process names the same path, at which something else stands by now.
+    let (_, other) = stepwell_builtin::STEPS[0];
+    std::fs::write(&file, other).expect("exchanged");
+    let unpinned = format!(
+        "stepwell: 1\nplaybook: other\nplugins: {{ hostile: {{ component: {}, trust: own }} }}\nsteps: [{{ id: a, uses: hostile }}]\n",
+        file.display()
+    );
+    let (again, _) =
+        Workflow::parse(&at, &unpinned, &inputs, &mut components).expect("the file as it was");
+    assert_eq!(again.steps[0].kind.name, "hostile");
+    let db = world().await;
+    let (_stopper, stop) = stepwell_runner::stop();
+    let options = db.options(&RunOptions::default());
+    let report = stepwell_runner::run(
+        &workflow,
+        &components,
+        &options,
+        &stepwell_runner::Unobserved,
+        stop,
+    );
+    let report = report
+        .await
+        .unwrap_or_else(|error| panic!("{}", words(&error)));
+    let ran = report.steps.iter().find(|step| step.id == "attack");
+    assert_eq!(ran.expect("it ran").digest, *digest);
 }
 
 /// A server whose DBA ran the script, without the part that needs a superuser.
@@ -489,6 +589,31 @@ async fn a_role_that_can_do_more_is_refused_until_it_is_mended() {
         (
             "GRANT EXECUTE ON FUNCTION pg_read_file(text) TO stepwell_wide",
             "may call pg_read_file(text)",
+        ),
+        // What everybody got that nobody but a superuser has by default.
+        (
+            "GRANT EXECUTE ON FUNCTION pg_read_file(text) TO PUBLIC",
+            "may call pg_read_file(text)",
+        ),
+        (
+            "GRANT SELECT ON pg_authid TO PUBLIC",
+            "may SELECT on pg_authid",
+        ),
+        (
+            "CREATE FUNCTION open.ls(text) RETURNS SETOF text LANGUAGE internal AS 'pg_ls_dir_1arg'",
+            "may call open.ls(text), which reaches beyond the database",
+        ),
+        (
+            "CREATE SEQUENCE open.numbers; GRANT UPDATE ON SEQUENCE open.numbers TO stepwell_wide",
+            "may UPDATE on open.numbers",
+        ),
+        (
+            "GRANT SELECT ON open.facts TO stepwell_wide WITH GRANT OPTION",
+            "may pass on SELECT on open.facts",
+        ),
+        (
+            "GRANT USAGE ON SCHEMA open TO stepwell_wide WITH GRANT OPTION",
+            "may pass on USAGE on schema open",
         ),
         (
             "GRANT SELECT ON LARGE OBJECT 4711 TO PUBLIC",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -29,7 +30,8 @@ struct Inner {
     cache_dir: Option<PathBuf>,
     /// Who compiles the components of third parties.
     compiler: Option<ChildCompiler>,
-    /// Bytes of declared plugins by their file, as they were when their description was read.
+    /// Bytes of declared plugins by their file, as they were when it was first read: each file is read once, so that what
+    /// was pinned, signed and described is also what runs, whichever workflow names it again.
     declared: Mutex<BTreeMap<PathBuf, Arc<[u8]>>>,
     sandbox: OnceLock<Sandbox>,
     /// What the site requires of plugins, whatever a workflow says.
@@ -139,6 +141,12 @@ impl Components {
 }
 
 impl Inner {
+    /// Returns the bytes of a file that was read before.
+    fn declared(&self, file: &Path) -> Option<Arc<[u8]>> {
+        let declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
+        declared.get(file).cloned()
+    }
+
     fn embedded(&self, name: &str) -> Option<&'static [u8]> {
         self.builtin
             .iter()
@@ -238,26 +246,26 @@ impl StepKinds for Components {
             (None, Trust::Own) => COMPONENT_BYTES_MAX as u64,
             (None, Trust::ThirdParty) => STRANGER_BYTES_MAX as u64,
         };
-        if let Ok(found) = fs::metadata(&file)
-            && found.len() > most
-        {
+        let bytes = match self.0.declared(&file) {
+            Some(bytes) => bytes,
+            None => read(&file, most).map_err(|source| {
+                error(
+                    format!("could not read component {}: {source}", file.display()),
+                    "Build it, or correct `component:`.",
+                )
+            })?,
+        };
+        if bytes.len() as u64 > most {
             let help = format!(
                 "If a component of this size is wanted, raise `plugins.{}.limits.component`.",
                 plugin.name
             );
             let message = format!(
-                "component {} has {} bytes, the limit is {most}",
-                file.display(),
-                found.len()
+                "component {} has more than {most} bytes, which is the limit",
+                file.display()
             );
             return Err(error(message, &help));
         }
-        let bytes = fs::read(&file).map_err(|source| {
-            error(
-                format!("could not read component {}: {source}", file.display()),
-                "Build it, or correct `component:`.",
-            )
-        })?;
         let found = Digest::of(&bytes);
         if let Some(pinned) = &plugin.digest
             && found.to_string() != format!("sha256:{pinned}")
@@ -296,9 +304,18 @@ impl StepKinds for Components {
             .declared
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        declared.insert(file, bytes.into());
+        declared.entry(file).or_insert(bytes);
         Ok(kind(description))
     }
+}
+
+/// Reads a file, and stops one byte beyond the limit: how large it is, only reading says.
+fn read(file: &Path, most: u64) -> io::Result<Arc<[u8]>> {
+    let mut bytes = Vec::new();
+    fs::File::open(file)?
+        .take(most.saturating_add(1))
+        .read_to_end(&mut bytes)?;
+    Ok(bytes.into())
 }
 
 /// What a component that is not the pinned one says of itself.

@@ -95,16 +95,18 @@ pub(crate) struct Confined {
 }
 
 impl Confined {
-    /// Connects as the plugin's role.
+    /// Connects as the plugin's role, to where `host` is connected.
     ///
     /// # Errors
     ///
-    /// If the role is not let in, or if what lies between does not let the host pin the session's settings.
+    /// If the role is not let in, if it comes to another database than the one where it was looked at, or if what lies
+    /// between does not let the host pin the session's settings.
     pub(crate) async fn open(
         workflow: &Workflow,
         logins: &Logins,
         entry: &PluginEntry,
         run_id: &str,
+        host: &Session,
     ) -> Result<Self, RunError> {
         let login = roles::of(logins, entry)?;
         let session = connect::plugin(workflow, &login.target, run_id).await?;
@@ -112,6 +114,18 @@ impl Confined {
             let message = "what lies between here and the server does not take settings when a connection is opened; \
                  connect to the server itself";
             return Err(RunError::new(Problem::Refused(message.into())));
+        }
+        let (own, hosts) = tokio::join!(session.whereabouts(), host.whereabouts());
+        let doing = || RunError::warehouse("see where the plugin is connected to");
+        let (own, hosts) = (own.map_err(doing())?, hosts.map_err(doing())?);
+        // What the role may do was looked at there, and may be anything elsewhere.
+        if !own.same_database(&hosts) || own.session_user != login.role {
+            let message = format!(
+                "the connection of plugin \"{}\" goes to another database than the workflow's, or to another role \
+                 than \"{}\": let its url name the same server and database",
+                login.plugin, login.role
+            );
+            return Err(RunError::new(Problem::Refused(message)));
         }
         Ok(Self {
             session,

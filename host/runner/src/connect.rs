@@ -66,6 +66,9 @@ pub(crate) fn names(playbook: &str, run_id: &str) -> [String; 2] {
     [STEP, CONTROL].map(|role| name(playbook, role, run_id))
 }
 
+/// What a session of a third party's step is for.
+pub(crate) const PLUGIN: &str = "plugin";
+
 const STEP: &str = "step";
 const CONTROL: &str = "control";
 
@@ -96,7 +99,7 @@ pub(crate) async fn plugin(
     run_id: &str,
 ) -> Result<Session, RunError> {
     let options = SessionOptions {
-        application_name: name(workflow.playbook.as_str(), "plugin", run_id),
+        application_name: name(workflow.playbook.as_str(), PLUGIN, run_id),
         statement_timeout: Some(STATEMENT_TIMEOUT),
         lock_timeout: Some(LOCK_TIMEOUT),
         settings: Vec::new(),

@@ -1,12 +1,13 @@
 //! Asking a plugin what to do: it asks back, the warehouse answers, until there is a plan or a shape.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::future::join_all;
 use stepwell_sandbox::contract::{
     Answer, Plan, Question, Reply, RunInfo, Shape, ShapeReply, Statement,
 };
-use stepwell_sandbox::{Attempt, CallError, Component, Limits};
+use stepwell_sandbox::{Attempt, CallError, Component, Limit, LimitError, Limits};
 use stepwell_warehouse::{
     Access, AnswerLimits, Canceller, Estimate, Param, Session, WarehouseError,
 };
@@ -17,7 +18,7 @@ use crate::error::{Problem, RunError, StatementPlace, StepPlace};
 use crate::policy::forms::{Form, form};
 use crate::policy::{Checked, Rights};
 use crate::run::Interrupts;
-use crate::together::Member;
+use crate::together::{self, Member};
 
 /// Rounds of questions after which a planner is taken for one that never stops.
 const ROUNDS_MAX: usize = 64;
@@ -136,18 +137,19 @@ impl<'a> Whom<'a> {
         self,
         interrupts: &Interrupts,
         question: &Checked<Question>,
+        limits: &AnswerLimits,
     ) -> Result<Answer, RunError> {
         tracing::debug!(label = %question.label, sql = %question.sql, "question");
         let params = convert::params(&question.params);
         let answer = match self {
             Self::Workflow(session) => {
-                let asking = session.ask(&question.sql, &params, &ANSWER_LIMITS);
+                let asking = session.ask(&question.sql, &params, limits);
                 let answer = interrupts.guard(session, asking).await?;
                 answer.map_err(|source| RunError::new(Problem::Statement { source }))?
             }
             Self::Confined(confined) => {
                 confined
-                    .ask(&question.sql, &params, &ANSWER_LIMITS, interrupts)
+                    .ask(&question.sql, &params, limits, interrupts)
                     .await?
             }
         };
@@ -208,7 +210,7 @@ impl Conversation<'_> {
         let begun = blocking(move || component.attempt(&limits, as_of_us)).await;
         let mut attempt = begun.map_err(|source| plugin(source, &self.place))?;
         let (mut info, mut answers) = (self.info.clone(), Vec::new());
-        let mut asked = 0;
+        let (mut asked, held) = (0, AtomicU64::new(0));
         for round in 0..ROUNDS_MAX {
             let reply;
             (attempt, info, answers, reply) = next(attempt, info, answers).await;
@@ -223,7 +225,10 @@ impl Conversation<'_> {
                     if round == 0 {
                         asked_of.begin(self.transaction, interrupts).await?;
                     }
-                    let new = self.answers(asked_of, interrupts, questions, asked).await?;
+                    let before = (asked, &held);
+                    let new = self
+                        .answers(asked_of, interrupts, questions, before)
+                        .await?;
                     asked += new.len();
                     answers.extend(new);
                 }
@@ -236,13 +241,14 @@ impl Conversation<'_> {
 
 impl Conversation<'_> {
     /// Puts questions that do not wait for each other's answers: all at once on a session of the workflow's own, one after
-    /// the other on a third party's, whose time is counted between any two. `asked` is the number of those before.
+    /// the other on a third party's, whose time is counted between any two. `asked` is the number of those before, `held`
+    /// what their answers take.
     async fn answers(
         &self,
         asked_of: Whom<'_>,
         interrupts: &Interrupts,
         questions: Vec<Question>,
-        asked: usize,
+        (asked, held): (usize, &AtomicU64),
     ) -> Result<Vec<Answer>, RunError> {
         let count = asked + questions.len();
         let place = |(at, question): (usize, &Question)| StatementPlace {
@@ -256,7 +262,7 @@ impl Conversation<'_> {
         // Each waits on the heap: together they are moved about, and in one piece too large for that.
         let asking = questions
             .into_iter()
-            .map(|question| Box::pin(self.answered(asked_of, interrupts, question)));
+            .map(|question| Box::pin(self.answered(asked_of, interrupts, question, held)));
         let answered = match asked_of {
             Whom::Workflow(_) => join_all(asking).await,
             Whom::Confined(_) => one_by_one(asking).await,
@@ -285,22 +291,64 @@ impl Conversation<'_> {
 
 impl Conversation<'_> {
     /// Puts one question, unless a run beside this one has the answer.
+    ///
+    /// All answers are handed over in each round, so together they must fit into the plugin's memory. That also bounds
+    /// what the host keeps for it.
     async fn answered(
         &self,
         asked_of: Whom<'_>,
         interrupts: &Interrupts,
         question: Question,
+        held: &AtomicU64,
     ) -> Result<Answer, RunError> {
         let question = self.rights.check_question(question).map_err(refused)?;
-        let asking = Box::pin(asked_of.answer(interrupts, &question));
-        match (self.together, asked_of) {
+        let left = self
+            .limits
+            .memory_bytes
+            .saturating_sub(held.load(Ordering::Relaxed));
+        let limits = AnswerLimits {
+            bytes: ANSWER_LIMITS.bytes.min(left),
+            ..ANSWER_LIMITS
+        };
+        let asking = Box::pin(asked_of.answer(interrupts, &question, &limits));
+        let answer = match (self.together, asked_of) {
             (Some(member), Whom::Workflow(session)) => {
                 let asker = session.identity();
                 member.answer(asker, interrupts, &question, asking).await
             }
             _ => asking.await,
+        };
+        let answer = match answer {
+            Err(error) if left < ANSWER_LIMITS.bytes && is_too_large(&error) => {
+                return Err(self.answers_too_large());
+            }
+            answer => answer?,
+        };
+        let bytes = together::bytes(&answer) as u64;
+        let before = held.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > self.limits.memory_bytes {
+            return Err(self.answers_too_large());
         }
+        Ok(answer)
     }
+
+    fn answers_too_large(&self) -> RunError {
+        let breach = LimitError {
+            limit: Limit::Memory,
+            what: "memory for the answers to its questions".to_owned(),
+            allowed: self.limits.memory_bytes,
+            asked: None,
+            backtrace: Vec::new(),
+            log: Vec::new(),
+        };
+        plugin(breach.into(), &self.place)
+    }
+}
+
+/// Whether an answer had more bytes than it may have.
+fn is_too_large(error: &RunError) -> bool {
+    let error = error.warehouse_error();
+    matches!(error, Some(WarehouseError::AnswerTooLarge { unit, .. }) if *unit == "bytes")
 }
 
 /// Waits for each after the other, up to the first that fails.

@@ -253,16 +253,19 @@ impl Seen {
     /// Ends what a dead holder has open on the server. Without the right to do so the takeover waits until the server
     /// ends it by itself.
     async fn evict(&self, control: &Session, playbook: &str) {
-        // Looks once more whether it is dead: a sign of life may have come since.
+        // Looks once more whether it is dead: a sign of life may have come since. Anybody may call a session what he likes,
+        // and to end one of a stranger's without the right to do so would be an error, which spares all others.
         let sql = format!(
             "SELECT pg_terminate_backend(s.pid)
             FROM stepwell.leases AS l
-            JOIN pg_catalog.pg_stat_activity AS s ON s.application_name IN ($2, $3)
+            JOIN pg_catalog.pg_stat_activity AS s ON s.application_name IN ($2, $3, $5)
             WHERE l.playbook = $1 AND l.run_id = $4 AND NOT ({ALIVE})
-              AND s.datname = current_database()"
+              AND s.datname = current_database() AND pg_has_role(s.usesysid, 'USAGE')"
         );
         let [step, own] = connect::names(playbook, &self.run_id);
-        let params = [playbook.to_owned(), step, own, self.run_id.clone()].map(Param::Text);
+        let strange = connect::name(playbook, connect::PLUGIN, &self.run_id);
+        let params = [playbook.to_owned(), step, own, self.run_id.clone(), strange];
+        let params = params.map(Param::Text);
         match control.execute(&sql, &params).await {
             Ok(0) => {}
             Ok(ended) => {

@@ -85,7 +85,7 @@ async fn all(
     };
     let mut gate = None;
     if let Some(index) = steps.gate() {
-        let confined = confined(steps, index, logins).await?;
+        let confined = confined(steps, index, logins, session).await?;
         let asked = Whom::of(confined.as_ref(), session);
         let plan = steps.conversation(index).plan(asked, interrupts).await?;
         report.pending = steps.pending(&plan);
@@ -97,7 +97,7 @@ async fn all(
         gate = Some((index, plan));
     }
     for index in steps.workflow.order() {
-        let confined = confined(steps, index, logins).await?;
+        let confined = confined(steps, index, logins, session).await?;
         let asked = Whom::of(confined.as_ref(), session);
         if steps.is_reducer(index) {
             let shape = steps.conversation(index);
@@ -126,12 +126,13 @@ async fn confined(
     steps: &Steps<'_>,
     index: usize,
     logins: &Logins,
+    session: &Session,
 ) -> Result<Option<Confined>, RunError> {
     let entry = steps.third_party(index);
     match entry {
         None => Ok(None),
         Some(entry) => {
-            let opened = Confined::open(steps.workflow, logins, entry, PLANNED).await;
+            let opened = Confined::open(steps.workflow, logins, entry, PLANNED, session).await;
             opened
                 .map(Some)
                 .map_err(|error| error.at(steps.place(index)))

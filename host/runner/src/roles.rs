@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use stepwell_sandbox::Digest;
-use stepwell_sql::{TableName, quote_ident};
+use stepwell_sql::{TableName, quote_ident, quote_literal};
 use stepwell_warehouse::{Access, Answer, AnswerLimits, Param, Session, Target, WarehouseError};
 use stepwell_workflow::{Login as WrittenLogin, PluginEntry, StatementGrant, Trust, Workflow};
 
@@ -20,18 +20,16 @@ use crate::run::RunOptions;
 const CONNECTIONS: u32 = 10;
 
 /// Functions of the catalog that PUBLIC may call, and that leave or send something which no transaction takes back or no
-/// table shows. Where the site allows, nobody but superusers should have them.
-const FUNCTIONS: [&str; 6] = [
-    "pg_notify(text, text)",
-    "lo_creat(integer)",
-    "lo_create(oid)",
-    "lo_from_bytea(oid, bytea)",
-    "lo_put(oid, bigint, bytea)",
-    "lowrite(integer, bytea)",
-];
-
-/// Those of advisory locks, which take one number or two.
-const LOCKS: [&str; 8] = [
+/// table shows: notifications, messages in the log that replicas read, large objects, advisory locks. Where the site
+/// allows, nobody but superusers should have them.
+const FUNCTIONS: [&str; 15] = [
+    "pg_notify",
+    "pg_logical_emit_message",
+    "lo_creat",
+    "lo_create",
+    "lo_from_bytea",
+    "lo_put",
+    "lowrite",
     "pg_advisory_lock",
     "pg_advisory_lock_shared",
     "pg_advisory_xact_lock",
@@ -330,21 +328,22 @@ impl Wanted<'_> {
             Part::Comment("For a superuser, where the site allows: functions that everybody may call and that leave or send".into()),
             Part::Comment("something which no table shows. What leaves an object behind is never committed, even without this.".into()),
         ]);
-        let locks = LOCKS.iter().flat_map(|name| {
-            [
-                format!("{name}(bigint)"),
-                format!("{name}(integer, integer)"),
-            ]
-        });
-        let functions = FUNCTIONS
-            .iter()
-            .map(|&function| function.to_owned())
-            .chain(locks);
-        parts.extend(functions.map(|function| {
-            Part::Always(format!(
-                "REVOKE EXECUTE ON FUNCTION pg_catalog.{function} FROM PUBLIC"
-            ))
-        }));
+        // By name: their parameters differ between versions of the server.
+        parts.push(Part::Always(format!(
+            "DO $$
+DECLARE f record;
+BEGIN
+  FOR f IN
+    SELECT proname, pg_get_function_identity_arguments(oid) AS arguments
+    FROM pg_catalog.pg_proc
+    WHERE pronamespace = 'pg_catalog'::regnamespace
+      AND proname IN ({})
+  LOOP
+    EXECUTE format('REVOKE EXECUTE ON FUNCTION pg_catalog.%I(%s) FROM PUBLIC', f.proname, f.arguments);
+  END LOOP;
+END $$",
+            FUNCTIONS.map(quote_literal).join(", ")
+        )));
         parts
     }
 
@@ -478,13 +477,17 @@ const EXCESS: &str = r#"WITH
   grantees AS (SELECT 0::oid AS oid, 'PUBLIC' AS name UNION ALL SELECT oid, quote_ident(rolname) FROM who),
   granted AS (SELECT to_regclass(t.name)::oid AS oid, t.name, t.privilege
     FROM unnest($2::text[], $3::text[]) AS t (name, privilege)),
-  schemas AS (SELECT n.oid, n.nspname, a.privilege_type, g.oid AS grantee, g.name AS grantee_name
+  schemas AS (SELECT n.oid, n.nspname, a.privilege_type, a.is_grantable, g.oid AS grantee, g.name AS grantee_name
     FROM pg_catalog.pg_namespace AS n,
       aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a
       JOIN grantees AS g ON g.oid = a.grantee),
   usable AS (SELECT DISTINCT oid, nspname FROM schemas
     WHERE privilege_type = 'USAGE' AND nspname NOT IN ('pg_catalog', 'information_schema')
-    UNION SELECT oid, nspname FROM pg_catalog.pg_namespace WHERE nspname = ANY ($4::text[]))
+    UNION SELECT oid, nspname FROM pg_catalog.pg_namespace WHERE nspname = ANY ($4::text[])),
+  -- What PUBLIC had from the beginning of what does not have the usual privileges.
+  initial AS (SELECT i.classoid, i.objoid, a.privilege_type
+    FROM pg_catalog.pg_init_privs AS i LEFT JOIN LATERAL aclexplode(i.initprivs) AS a ON a.grantee = 0
+    WHERE i.objsubid = 0)
 SELECT 1 AS rank, 'is a ' || w.word AS what, format('ALTER ROLE %I NO%s', rolname, upper(w.word)) AS mend, false AS ours
   FROM who, LATERAL (VALUES ('superuser', rolsuper), ('createrole', rolcreaterole), ('createdb', rolcreatedb),
     ('replication', rolreplication), ('bypassrls', rolbypassrls)) AS w (word, has) WHERE w.has
@@ -514,8 +517,18 @@ UNION ALL SELECT 6, format('may %s on %s', a.privilege_type, c.oid::regclass),
     n.nspname = $5::text AND starts_with(c.relname, $6::text) AND pg_has_role(c.relowner, 'USAGE')
   FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace,
     aclexplode(c.relacl) AS a JOIN grantees AS g ON g.oid = a.grantee
-  WHERE (g.oid <> 0 OR n.oid IN (SELECT oid FROM usable)) AND EXISTS (SELECT FROM who)
+  WHERE (g.oid <> 0 OR n.oid IN (SELECT oid FROM usable)
+      OR (n.nspname = 'pg_catalog' AND NOT EXISTS (SELECT FROM initial AS i
+        WHERE i.classoid = 'pg_catalog.pg_class'::regclass AND i.objoid = c.oid AND i.privilege_type = a.privilege_type)))
+    AND EXISTS (SELECT FROM who)
     AND NOT EXISTS (SELECT FROM granted AS t WHERE t.oid = c.oid AND t.privilege = a.privilege_type)
+UNION ALL SELECT 6, format('may pass on %s on %s', a.privilege_type, c.oid::regclass),
+    format('REVOKE GRANT OPTION FOR %s ON TABLE %s FROM %s', a.privilege_type, c.oid::regclass, g.name), false
+  FROM pg_catalog.pg_class AS c, aclexplode(c.relacl) AS a JOIN grantees AS g ON g.oid = a.grantee
+  WHERE a.is_grantable AND EXISTS (SELECT FROM granted AS t WHERE t.oid = c.oid AND t.privilege = a.privilege_type)
+UNION ALL SELECT 6, format('may pass on %s on schema %I', privilege_type, nspname),
+    format('REVOKE GRANT OPTION FOR %s ON SCHEMA %I FROM %s', privilege_type, nspname, grantee_name), false
+  FROM schemas WHERE is_grantable AND privilege_type = 'USAGE' AND nspname = ANY ($4::text[])
 UNION ALL SELECT 7, format('may %s column %I of %s', a.privilege_type, t.attname, c.oid::regclass),
     format('REVOKE %s (%I) ON %s FROM %s', a.privilege_type, t.attname, c.oid::regclass, g.name), false
   FROM pg_catalog.pg_attribute AS t JOIN pg_catalog.pg_class AS c ON c.oid = t.attrelid,
@@ -533,10 +546,16 @@ UNION ALL SELECT 8, format('may call %s, which %s', p.oid::regprocedure, CASE
   LEFT JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid,
     aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a JOIN grantees AS g ON g.oid = a.grantee
   WHERE EXISTS (SELECT FROM who) AND CASE n.nspname
-    WHEN 'pg_catalog' THEN g.oid <> 0
+    WHEN 'pg_catalog' THEN g.oid <> 0 OR (
+      EXISTS (SELECT FROM initial AS i WHERE i.classoid = 'pg_catalog.pg_proc'::regclass AND i.objoid = p.oid)
+      AND NOT EXISTS (SELECT FROM initial AS i WHERE i.classoid = 'pg_catalog.pg_proc'::regclass AND i.objoid = p.oid
+        AND i.privilege_type = 'EXECUTE'))
     ELSE (g.oid <> 0 OR n.oid IN (SELECT oid FROM usable))
-      AND (p.prosecdef OR e.extname IN ('adminpack', 'dblink', 'file_fdw', 'lo', 'pageinspect', 'pg_surgery')
-        OR (l.lanname = 'c' AND e.oid IS NULL) OR (NOT l.lanpltrusted AND l.lanname NOT IN ('internal', 'c')))
+      AND (p.prosecdef OR (NOT l.lanpltrusted AND coalesce(e.extname NOT IN (
+        -- Machine code that computes, and does nothing else. Of any other nobody here knows what it reaches.
+        'btree_gin', 'btree_gist', 'citext', 'cube', 'dict_int', 'dict_xsyn', 'earthdistance', 'fuzzystrmatch', 'hll',
+        'hstore', 'intarray', 'isn', 'ltree', 'pg_trgm', 'pgcrypto', 'plpgsql', 'postgis', 'seg', 'tablefunc',
+        'tsm_system_rows', 'tsm_system_time', 'unaccent', 'uuid-ossp', 'vector'), true)))
     END
 UNION ALL SELECT 9, format('may use language %I', l.lanname),
     format('REVOKE USAGE ON LANGUAGE %I FROM %s', l.lanname, g.name), false

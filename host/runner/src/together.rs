@@ -174,7 +174,7 @@ impl Group {
 }
 
 /// About how much memory an answer takes.
-fn bytes(answer: &Answer) -> usize {
+pub(crate) fn bytes(answer: &Answer) -> usize {
     let column = |values: &Values| match values {
         Values::Bits(values) | Values::Fixed16(values) => values.len(),
         Values::Int16(values) => 2 * values.len(),

@@ -18,6 +18,24 @@ pub struct DescribedColumn {
     pub type_mod: i32,
 }
 
+/// Which database of which server a session is connected to, and as whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// When the server was started: another one was at another time.
+    started: String,
+    /// The database's OID.
+    database: String,
+    /// The role that logged in.
+    pub session_user: String,
+}
+
+impl Whereabouts {
+    /// Returns whether both sessions are connected to the same database of the same server.
+    pub fn same_database(&self, other: &Self) -> bool {
+        (&self.started, &self.database) == (&other.started, &other.database)
+    }
+}
+
 /// Who is at work in which transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -79,6 +97,26 @@ impl Session {
                 type_mod: column.type_modifier(),
             })
             .collect())
+    }
+
+    /// Returns where the session is connected to. Counts on the pinned `search_path`.
+    ///
+    /// # Errors
+    ///
+    /// As [`ask`](Self::ask).
+    pub async fn whereabouts(&self) -> Result<Whereabouts, WarehouseError> {
+        let sql = "SELECT pg_postmaster_start_time()::text AS started, oid::text AS database, session_user::text AS session_user
+            FROM pg_catalog.pg_database WHERE datname = current_database()";
+        let row = self.ask(sql, &[], &AnswerLimits::default()).await?;
+        let text = |name: &str| {
+            let missing = || WarehouseError::protocol("a server was started at some time");
+            row.text(0, name).map(str::to_owned).ok_or_else(missing)
+        };
+        Ok(Whereabouts {
+            started: text("started")?,
+            database: text("database")?,
+            session_user: text("session_user")?,
+        })
     }
 
     /// Returns who is at work in which transaction, to be compared before a COMMIT. Gives the transaction an

@@ -44,7 +44,7 @@ mod tls;
 
 pub use answer::{Answer, AnswerLimits, Batch, Column, Field, Layout, Values};
 pub use column_type::ColumnType;
-pub use confine::{DescribedColumn, Identity};
+pub use confine::{DescribedColumn, Identity, Whereabouts};
 pub use copy::{CopyFormat, CopyOut, Cut, EncodeError, Encoder, GroupBatch};
 pub use error::{RetryClass, StatementError, WarehouseError};
 pub use explain::Estimate;

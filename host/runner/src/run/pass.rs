@@ -285,7 +285,7 @@ impl Context<'_> {
             let _alone = self.granting.lock().await;
             roles::grant(host, workflow, &self.logins, entry).await?;
         }
-        Confined::open(workflow, &self.logins, entry, &self.steps.run_id)
+        Confined::open(workflow, &self.logins, entry, &self.steps.run_id, host)
             .await
             .map(Some)
     }

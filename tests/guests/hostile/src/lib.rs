@@ -15,6 +15,8 @@ pub struct With {
     /// Questions; the first value of each answer is a note of the plan.
     #[serde(default)]
     questions: Vec<String>,
+    /// One question, put sixteen times at once.
+    sixteen: Option<String>,
     /// Statements after the fill.
     #[serde(default)]
     statements: Vec<String>,
@@ -42,6 +44,9 @@ fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         let rows = ask.one(question("ask", text(sql), vec![]))?;
         let said = rows.first().and_then(|row| row.text("said")).unwrap_or("-");
         plan = plan.note(format!("said {said}"));
+    }
+    if let Some(sql) = &with.sixteen {
+        ask.all::<16>(std::array::from_fn(|_| question("ask", text(sql), vec![])))?;
     }
     let uses = with.uses.iter().map(|table| run.scratch(table.alias()));
     let reads: Vec<TableName> = with.reads.iter().map(|table| table.0.clone()).chain(uses).collect();
