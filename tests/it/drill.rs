@@ -62,6 +62,8 @@ pub struct Drill {
     pub faults: Vec<(Fault, usize)>,
     /// Stops the server as in a crash and starts it again, for [`Fault::Restart`].
     pub restart: Restart,
+    /// Steps at which a run tries to go on before the plain one, one after another at each fault.
+    pub from: &'static [&'static str],
 }
 
 /// Restarts a server.
@@ -113,6 +115,9 @@ struct Loop {
     allowed: BTreeSet<String>,
     before: String,
     after: String,
+    /// How many runs went on, and how many were refused.
+    went_on: usize,
+    refused: usize,
 }
 
 impl Drill {
@@ -141,6 +146,8 @@ impl Drill {
             allowed: BTreeSet::new(),
             before,
             after: String::new(),
+            went_on: 0,
+            refused: 0,
         };
         let points = drill.without_a_fault().await;
         let begun = Instant::now();
@@ -163,6 +170,14 @@ impl Drill {
             );
         }
         assert!(readers.looked() >= done, "the reader was not at work");
+        if !drill.drill.from.is_empty() {
+            let (went_on, refused) = (drill.went_on, drill.refused);
+            assert!(
+                went_on > 0 && refused > 0,
+                "{went_on} runs went on, {refused} were refused"
+            );
+            drill.show(&format!("{went_on} runs went on, {refused} were refused"));
+        }
         drill.show(&format!(
             "{} points, {done} faults in {:?}",
             points.len(),
@@ -305,6 +320,7 @@ impl Loop {
         }
         self.looks.wait_until_gone().await;
         self.check_words(&broken, &at).await;
+        self.go_on(&at).await;
         self.make_right(&at).await;
         point.is_some()
     }
@@ -373,6 +389,27 @@ impl Loop {
             "{at}: {} {stderr}",
             broken.code
         );
+    }
+
+    /// Goes on at each of the steps until it may.
+    async fn go_on(&mut self, at: &str) {
+        for step in self.drill.from {
+            let state = self.looks.look().await;
+            let ended = patiently(self.program.start(&["run", &self.file, "--from", step]));
+            let said = &ended.stderr;
+            match ended.code {
+                0 => {
+                    assert_eq!(self.looks.look().await, self.after, "{at}, {step}: {said}");
+                    self.went_on += 1;
+                    return;
+                }
+                13 => {
+                    assert_eq!(self.looks.look().await, state, "{at}, {step}: {said}");
+                    self.refused += 1;
+                }
+                code => panic!("{at}, {step}: {code} {said}"),
+            }
+        }
     }
 
     /// One plain run, after which everything is as it should be.

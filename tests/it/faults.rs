@@ -31,7 +31,8 @@ async fn landed(workflow_file: &str, seed: u64, processed: usize) -> Db {
     db
 }
 
-async fn land(db: &Db, workflow_file: &str, seed: u64, processed: usize) {
+/// Lands all batches of a small stream, of which the first `processed` are processed.
+pub async fn land(db: &Db, workflow_file: &str, seed: u64, processed: usize) {
     let batches = small(seed);
     for batch in &batches[..processed] {
         db.land(batch).await;
@@ -74,7 +75,7 @@ fn some() -> Vec<(Fault, usize)> {
 }
 
 /// A drill on `sessions` with its page contexts.
-fn on_sessions(db: Db) -> Drill {
+pub fn on_sessions(db: Db) -> Drill {
     Drill {
         db,
         workflow: "sessions.yaml",
@@ -84,6 +85,7 @@ fn on_sessions(db: Db) -> Drill {
         states: 2,
         faults: some(),
         restart: Arc::new(|| panic!("the server is everybody's")),
+        from: &[],
     }
 }
 

@@ -90,6 +90,14 @@ impl OwnServer {
     }
 }
 
+impl OwnServer {
+    /// Stops it in good order, and starts it again.
+    pub fn restart(&self) {
+        self.server.stop().expect("it stops");
+        self.server.ensure_running().expect("it starts again");
+    }
+}
+
 impl Drop for OwnServer {
     fn drop(&mut self) {
         let _ = self.server.remove();

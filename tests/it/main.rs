@@ -7,6 +7,7 @@ mod competition;
 mod drill;
 mod examples;
 mod faults;
+mod from;
 mod harness;
 mod hostile_sql;
 mod inputs;

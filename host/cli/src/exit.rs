@@ -33,6 +33,8 @@ pub const PLUGIN: u8 = 10;
 pub const DIFFERS: u8 = 11;
 /// `verify` found no row that differs, but batches that no run comes by.
 pub const OUT_OF_REACH: u8 = 12;
+/// `run --from`: the last run did not leave what is needed to go on at that step; nothing was done.
+pub const CANNOT_CONTINUE: u8 = 13;
 /// Stopped by SIGINT (Ctrl-C): 128 + 2.
 pub const SIGINT: u8 = 130;
 /// Stopped by SIGTERM: 128 + 15.
@@ -53,6 +55,7 @@ Exit codes:
    10  a plugin does not build, fails its test, or is no step that runs here
    11  `verify`: rows are not as in a rebuild
    12  `verify`: no row differs, but the source has batches that no run comes by
+   13  `run --from`: the last run left nothing to go on with at that step
   130  stopped by SIGINT (Ctrl-C)
   143  stopped by SIGTERM
 With several files: the code of the first one that did not end well.";
@@ -69,6 +72,7 @@ pub fn of_run(error: &RunError) -> u8 {
         Failure::Step => STEP,
         Failure::Lease => LEASE,
         Failure::NotInitialised => INIT,
+        Failure::CannotContinue => CANNOT_CONTINUE,
         Failure::Stopped => match &*error.problem {
             Problem::Stopped { signal } => of_signal(signal),
             _ => SIGINT,
@@ -116,6 +120,7 @@ mod tests {
             step: step.map(Box::new),
             run_id: None,
             state: WarehouseState::Unchanged,
+            continue_from: None,
         })
     }
 
@@ -147,6 +152,11 @@ mod tests {
         };
         let table = TableName::new("stepwell", "runs");
         let stopped = |signal| Problem::Stopped { signal };
+        let cannot_continue = Problem::CannotContinue {
+            from: "commit".into(),
+            why: "the last run did not fail".into(),
+            help: "Run all steps.".into(),
+        };
         for (problem, in_step, expected) in [
             (host(lost()), false, WAREHOUSE),
             (Problem::Statement { source: lost() }, true, WAREHOUSE),
@@ -174,6 +184,7 @@ mod tests {
                 false,
                 INIT,
             ),
+            (cannot_continue, false, CANNOT_CONTINUE),
             (stopped("SIGINT"), true, SIGINT),
             (stopped("SIGTERM"), false, SIGTERM),
         ] {
@@ -196,6 +207,7 @@ mod tests {
             LOCAL,
             DIFFERS,
             OUT_OF_REACH,
+            CANNOT_CONTINUE,
             SIGINT,
             SIGTERM,
         ] {

@@ -119,6 +119,14 @@ fn log(playbook: &str, event: &Event<'_>) {
     match event {
         Event::RunStarted { run_id } => info!(playbook, run_id, "run started"),
         Event::TookOver { run_id } => info!(playbook, died = run_id, "took over from a dead run"),
+        Event::Continues { run_id, step } => {
+            info!(
+                playbook,
+                continues = run_id,
+                step,
+                "goes on with a run that failed"
+            );
+        }
         Event::PassStarted {
             pass,
             batches,
@@ -161,6 +169,7 @@ fn log(playbook: &str, event: &Event<'_>) {
 fn line(playbook: &str, event: &Event<'_>) -> Option<String> {
     let words = match event {
         Event::TookOver { run_id } => format!("took over from run {run_id}, which died"),
+        Event::Continues { run_id, step } => format!("goes on with run {run_id} from step {step}"),
         Event::PassStarted {
             pass,
             batches: Some(batches),

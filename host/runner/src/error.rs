@@ -23,6 +23,8 @@ pub struct RunError {
     pub run_id: Option<String>,
     /// In what state the warehouse was left.
     pub state: WarehouseState,
+    /// The step at which a run may go on, if what was done before it need not be done again.
+    pub continue_from: Option<String>,
 }
 
 /// A step and, where it came that far, a statement of it.
@@ -214,6 +216,16 @@ pub enum Problem {
         /// The version that this build works with.
         expected: i64,
     },
+    /// The last run did not leave what a run needs to go on at a step.
+    #[error("cannot go on from step \"{from}\": {why}")]
+    CannotContinue {
+        /// The step's id, as it was given.
+        from: String,
+        /// Why not.
+        why: String,
+        /// What to do instead.
+        help: String,
+    },
     /// Somebody asked the run to stop.
     #[error("stopped by {signal}")]
     Stopped {
@@ -242,6 +254,8 @@ pub enum Failure {
     Lease,
     /// `stepwell init` is due.
     NotInitialised,
+    /// The last run did not leave what a run needs to go on at a step.
+    CannotContinue,
     /// Stopped by a signal.
     Stopped,
 }
@@ -253,6 +267,7 @@ impl RunError {
             step: None,
             run_id: None,
             state: WarehouseState::Unchanged,
+            continue_from: None,
         }
     }
 
@@ -273,6 +288,7 @@ impl RunError {
             Problem::NotInitialised { .. }
             | Problem::Version { .. }
             | Problem::BatchType { .. } => Failure::NotInitialised,
+            Problem::CannotContinue { .. } => Failure::CannotContinue,
             Problem::Stopped { .. } => Failure::Stopped,
             Problem::Local { .. } | Problem::Url { .. } | Problem::ControlLost { .. } => {
                 Failure::Connection
@@ -327,6 +343,7 @@ impl RunError {
                 "It runs at {place} and gave a sign of life {} s ago. Wait for it to end; if it is dead, the next run takes over by itself.",
                 heartbeat_age.as_secs()
             )),
+            Problem::CannotContinue { help, .. } => Some(help.clone()),
             Problem::LeaseLost { .. } => {
                 Some("Another run took over, since this one gave no sign of life; that one does the work.".into())
             }

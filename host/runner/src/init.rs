@@ -11,8 +11,9 @@ use crate::run::RunOptions;
 
 /// Version of the tables that this build works with. Raised with every change to them; [`init`] brings older ones up.
 ///
-/// 2: `leases.expiry`, `retries`. 3: `runs.command`, `runs.request`.
-pub(crate) const VERSION: i64 = 3;
+/// 2: `leases.expiry`, `retries`. 3: `runs.command`, `runs.request`. 4: `runs.workflow_digest`, `steps.settings_digest`,
+/// `steps.facts`, `steps.tables`, and steps that were `reused`.
+pub(crate) const VERSION: i64 = 4;
 
 /// What [`init`] did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -89,6 +90,14 @@ DO $$ BEGIN
     ALTER TABLE stepwell.runs ADD COLUMN command text NOT NULL DEFAULT 'run', ADD COLUMN request jsonb;
   END IF;
 END $$;
+-- By what a later run tells that the workflow is still that of this one.
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute
+    WHERE attrelid = 'stepwell.runs'::regclass AND attname = 'workflow_digest' AND NOT attisdropped)
+  THEN
+    ALTER TABLE stepwell.runs ADD COLUMN workflow_digest text;
+  END IF;
+END $$;
 
 -- One row a step and pass.
 CREATE TABLE IF NOT EXISTS stepwell.steps (
@@ -109,6 +118,18 @@ CREATE TABLE IF NOT EXISTS stepwell.steps (
   error text,
   PRIMARY KEY (run_id, pass, step_id)
 );
+-- What a later run needs to go on without doing the step again: a digest of its settings, what it published, and the
+-- scratch tables that it filled, each with its OID and the number of its file.
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute
+    WHERE attrelid = 'stepwell.steps'::regclass AND attname = 'tables' AND NOT attisdropped)
+  THEN
+    ALTER TABLE stepwell.steps
+      ADD COLUMN settings_digest text, ADD COLUMN facts jsonb, ADD COLUMN tables jsonb,
+      DROP CONSTRAINT IF EXISTS steps_state_check,
+      ADD CONSTRAINT steps_state_check CHECK (state IN ('done', 'failed', 'skipped', 'reused'));
+  END IF;
+END $$;
 
 -- One row for each time that work of a run was tried again, with the failure before it.
 CREATE TABLE IF NOT EXISTS stepwell.retries (

@@ -1,6 +1,7 @@
 //! The journal: what each run did, in the warehouse itself, beside the rows that it changed.
 
 use serde_json::json;
+use stepwell_sql::TableName;
 use stepwell_warehouse::{AnswerLimits, Param, Session};
 
 use crate::error::RunError;
@@ -20,6 +21,18 @@ pub(crate) struct Purpose {
     pub(crate) command: &'static str,
     /// What was asked for; null for an ordinary run.
     pub(crate) request: serde_json::Value,
+    /// The digest of the workflow; none where no step runs.
+    pub(crate) workflow_digest: Option<String>,
+}
+
+/// What a later run needs to go on without doing a step again.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Kept {
+    pub(crate) settings_digest: String,
+    /// What the step published, by scratch alias.
+    pub(crate) facts: Vec<(String, String)>,
+    /// The scratch tables that it fills.
+    pub(crate) tables: Vec<TableName>,
 }
 
 /// What a pass through the steps has done so far.
@@ -48,8 +61,8 @@ impl Journal {
               WHERE run_id = $6 AND finished_at IS NULL
             )
             INSERT INTO stepwell.runs (run_id, playbook, state, place, stepwell_version, lease_token, took_over, as_of,
-              command, request)
-            VALUES ($1, $2, 'running', $3, $4, $5, $6, to_timestamp($7::float8 / 1000000), $8, $9::jsonb)";
+              command, request, workflow_digest)
+            VALUES ($1, $2, 'running', $3, $4, $5, $6, to_timestamp($7::float8 / 1000000), $8, $9::jsonb, $10)";
         let params = [
             Param::Text(lease.run_id.clone()),
             Param::Text(lease.playbook.clone()),
@@ -63,6 +76,10 @@ impl Journal {
                 serde_json::Value::Null => Param::Null,
                 request => Param::Text(request.to_string()),
             },
+            purpose
+                .workflow_digest
+                .clone()
+                .map_or(Param::Null, Param::Text),
         ];
         control
             .execute(sql, &params)
@@ -118,11 +135,17 @@ impl Journal {
         pass: u32,
         rows_read: u64,
         report: &StepReport,
+        kept: Option<&Kept>,
     ) -> Result<(), RunError> {
         let sql = "INSERT INTO stepwell.steps
             (run_id, pass, step_id, uses, plugin_version, plugin_digest, state, duration_ms, rows_read, rows_written,
-             statements, measures, notes, error)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12::jsonb, $13::jsonb, $14)";
+             statements, measures, notes, error, settings_digest, facts, tables)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12::jsonb, $13::jsonb, $14, $15, $16::jsonb, (
+              SELECT jsonb_agg(jsonb_build_object('name', t.name, 'oid', c.oid::bigint,
+                'file', pg_relation_filenode(c.oid)::bigint, 'filled', pg_relation_size(c.oid) > 0))
+              FROM jsonb_array_elements_text($17::jsonb) AS t (name)
+              LEFT JOIN pg_catalog.pg_class AS c ON c.oid = to_regclass(t.name)
+            ))";
         let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let params = [
             Param::Text(self.run_id.clone()),
@@ -135,6 +158,7 @@ impl Journal {
                 StepState::Done => "done".into(),
                 StepState::Failed => "failed".into(),
                 StepState::Skipped => "skipped".into(),
+                StepState::Reused => "reused".into(),
             }),
             Param::Float64(report.duration_ms),
             Param::Int64(signed(rows_read)),
@@ -143,11 +167,50 @@ impl Journal {
             Param::Text(json!(report.measures).to_string()),
             Param::Text(json!(report.notes).to_string()),
             report.error.clone().map_or(Param::Null, Param::Text),
+            kept.map_or(Param::Null, |kept| {
+                Param::Text(kept.settings_digest.clone())
+            }),
+            kept.map_or(Param::Null, |kept| {
+                Param::Text(json!(kept.facts).to_string())
+            }),
+            kept.map_or(Param::Null, |kept| {
+                let names: Vec<_> = kept.tables.iter().map(TableName::to_string).collect();
+                Param::Text(json!(names).to_string())
+            }),
         ];
         control
             .execute(sql, &params)
             .await
             .map_err(RunError::warehouse("journal the step"))?;
+        Ok(())
+    }
+
+    /// Notes that steps of another run's pass are not done again, with all that a run after this one needs to do the same.
+    pub(crate) async fn reuse(
+        &self,
+        control: &Session,
+        run_id: &str,
+        pass: i64,
+        steps: &[&str],
+    ) -> Result<(), RunError> {
+        let sql = "INSERT INTO stepwell.steps
+            (run_id, pass, step_id, uses, plugin_version, plugin_digest, state, duration_ms, rows_read, rows_written,
+             statements, measures, notes, settings_digest, facts, tables)
+            SELECT $1, 1, step_id, uses, plugin_version, plugin_digest, 'reused', 0, 0, 0, '[]', '{}', '[]',
+              settings_digest, facts, tables
+            FROM stepwell.steps
+            WHERE run_id = $2 AND pass = $3
+              AND step_id IN (SELECT jsonb_array_elements_text($4::jsonb))";
+        let params = [
+            Param::Text(self.run_id.clone()),
+            Param::Text(run_id.to_owned()),
+            Param::Int64(pass),
+            Param::Text(json!(steps).to_string()),
+        ];
+        control
+            .execute(sql, &params)
+            .await
+            .map_err(RunError::warehouse("journal the steps that are done"))?;
         Ok(())
     }
 

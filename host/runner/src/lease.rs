@@ -125,6 +125,18 @@ impl Lease {
         }
     }
 
+    /// Makes sure that nobody alive holds the lease of a playbook. Somebody may take it right after.
+    ///
+    /// # Errors
+    ///
+    /// [`Problem::LeaseHeld`] if another run is alive.
+    pub(crate) async fn look(control: &Session, playbook: &str) -> Result<(), RunError> {
+        match Seen::read(control, playbook).await? {
+            Some(seen) if seen.alive => Err(seen.held(playbook)),
+            _ => Ok(()),
+        }
+    }
+
     /// Begins a transaction in which this run is the holder until it ends.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ mod pool;
 mod reduce;
 mod replay;
 mod report;
+mod resume;
 mod retry;
 mod roles;
 mod run;

@@ -166,6 +166,7 @@ pub async fn forget(
     let purpose = Purpose {
         command: "forget",
         request: json!({ "batches": batches }),
+        workflow_digest: None,
     };
     let as_of_us = options.point_in_time().as_microsecond();
     let journal = Journal::begin(&control, &lease, &place, as_of_us, &purpose).await?;

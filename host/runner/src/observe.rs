@@ -24,6 +24,13 @@ pub enum Event<'a> {
         /// The id of the run that died.
         run_id: &'a str,
     },
+    /// The run goes on where another one failed.
+    Continues {
+        /// The id of the run that failed.
+        run_id: &'a str,
+        /// The step from which on steps are done again.
+        step: &'a str,
+    },
     /// The gate step found work: a pass through the steps begins.
     PassStarted {
         /// Its number, from 1.

@@ -31,6 +31,8 @@ pub struct RunReport {
     pub retries: Vec<RetryReport>,
     /// Batches that were pending when the last slice began and are left for another run, as far as is known.
     pub left: u64,
+    /// The run that failed and that this one went on with.
+    pub continues: Option<String>,
 }
 
 /// Work that failed for a reason that may pass, and was tried again.
@@ -105,6 +107,8 @@ pub enum StepState {
     Failed,
     /// It was not run, since a step that it needs failed.
     Skipped,
+    /// It was not run, since the run that this one goes on with had done it.
+    Reused,
 }
 
 /// A statement of a step.

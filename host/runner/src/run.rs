@@ -24,6 +24,7 @@ use crate::policy::Checked;
 use crate::pool::Pool;
 use crate::replay::Replay;
 use crate::report::{Outcome, RetryReport, RunReport, StepReport, StepState};
+use crate::resume::Resumed;
 use crate::retry::Retries;
 use crate::roles::Logins;
 use crate::start::Start;
@@ -54,6 +55,9 @@ pub struct RunOptions {
     pub replay: Option<Replay>,
     /// Most slices that this run works off; the rest of a backlog is left for the next one.
     pub max_slices: Option<u32>,
+    /// Goes on with the last run of the playbook, which failed, at the step of this id. Point in time, full refresh and
+    /// `max_batches`, unless given, are that run's.
+    pub from: Option<String>,
     /// The folder whose `.stepwell` holds the private local server.
     pub project_dir: PathBuf,
     /// Goes there rather than where the workflow says. Counts as private: missing tables of the host are made.
@@ -94,7 +98,6 @@ pub async fn run(
     let begun = Instant::now();
     let together = options.together.join();
     let as_of = options.point_in_time();
-    let as_of_us = as_of.as_microsecond();
     let run_id = uuid::Uuid::now_v7().to_string();
     let retries = Retries::of(workflow);
     let start = Start {
@@ -104,13 +107,29 @@ pub async fn run(
         observer,
         retries: &retries,
         run_id: &run_id,
-        as_of_us,
+        as_of_us: as_of.as_microsecond(),
     };
     // The parts of a run wait on the heap: in one piece its future is larger than a thread's stack should have to hold.
     let started = Box::pin(start.run(stop.clone())).await?;
     let target = &started.target;
+    let resumed = started.resumed;
+    let as_of = match &resumed {
+        Some(resumed) => jiff::Timestamp::from_microsecond(resumed.as_of_us).unwrap_or(as_of),
+        None => as_of,
+    };
+    let asked = RunOptions {
+        full_refresh: resumed
+            .as_ref()
+            .map_or(options.full_refresh, |it| it.full_refresh),
+        max_batches: options
+            .max_batches
+            .or(resumed.as_ref().and_then(|it| it.max_batches)),
+        ..options.clone()
+    };
+    let as_of_us = as_of.as_microsecond();
     let context = Context {
-        steps: Steps::new(workflow, started.loaded, options, run_id.clone(), as_of_us),
+        steps: Steps::new(workflow, started.loaded, &asked, run_id.clone(), as_of_us),
+        resumed,
         components,
         target,
         lease: started.lease,
@@ -127,11 +146,15 @@ pub async fn run(
         state: Mutex::new(WarehouseState::Unchanged),
         totals: Mutex::new(Totals::default()),
         max_slices: options.max_slices,
+        replays: options.replay.is_some(),
         passes_begun: Instant::now(),
     };
     context.event(&Event::RunStarted { run_id: &run_id });
     if let Some(died) = &context.lease.took_over {
         context.event(&Event::TookOver { run_id: died });
+    }
+    if let Some(Resumed { run_id, from, .. }) = &context.resumed {
+        context.event(&Event::Continues { run_id, step: from });
     }
     let outcome = tokio::select! {
         outcome = Box::pin(context.passes()) => outcome,
@@ -144,6 +167,8 @@ pub async fn run(
 /// All that the steps of one run share.
 pub(crate) struct Context<'a> {
     pub(crate) steps: Steps<'a>,
+    /// What the first pass takes over from a run that failed.
+    resumed: Option<Resumed>,
     components: &'a Components,
     pub(crate) target: &'a Target,
     pub(crate) lease: Lease,
@@ -163,6 +188,8 @@ pub(crate) struct Context<'a> {
     state: Mutex<WarehouseState>,
     totals: Mutex<Totals>,
     max_slices: Option<u32>,
+    /// Whether it computes again what was asked for, rather than what is pending.
+    replays: bool,
     /// When the first pass began.
     passes_begun: Instant,
 }
@@ -178,6 +205,8 @@ struct Totals {
     backlog: Option<u64>,
     /// Batches that were left for another run.
     left: u64,
+    /// By index: which steps of this pass are done.
+    done: Vec<bool>,
 }
 
 impl Context<'_> {
@@ -315,12 +344,18 @@ impl Context<'_> {
     async fn passes(&self) -> Result<Outcome, RunError> {
         for pass in 1..=PASSES_MAX {
             let begun = Instant::now();
-            let gate = match self.steps.gate() {
+            let resumed = self.resumed.as_ref().filter(|_| pass == 1);
+            let gate = match self.steps.gate().filter(|_| resumed.is_none()) {
                 Some(index) => Some((index, self.while_loading(self.ask_gate(index)).await?)),
                 None => None,
             };
-            let more = match &gate {
-                Some((index, plan)) => {
+            let more = match (&gate, resumed) {
+                (_, Some(resumed)) => {
+                    let more = self.begin_pass(pass, &self.steps.pending_of(&resumed.facts));
+                    self.take_over(resumed).await?;
+                    more
+                }
+                (Some((index, plan)), None) => {
                     if let Some(reason) = &plan.ends_run {
                         self.idle(pass, *index, plan, begun.elapsed()).await?;
                         let worked = pass > 1;
@@ -334,7 +369,7 @@ impl Context<'_> {
                     }
                     self.begin_pass(pass, &self.steps.pending(plan))
                 }
-                None => self.begin_pass(pass, &serde_json::Value::Null),
+                (None, None) => self.begin_pass(pass, &serde_json::Value::Null),
             };
             self.load_missing().await?;
             if let Some(reason) = Box::pin(self.pass(pass, gate)).await? {
@@ -364,7 +399,7 @@ impl Context<'_> {
         match totals
             .steps
             .iter()
-            .all(|step| step.state == StepState::Done)
+            .all(|step| matches!(step.state, StepState::Done | StepState::Reused))
         {
             true => Outcome::Done,
             false => Outcome::DoneWithFailures,
@@ -446,6 +481,7 @@ impl Context<'_> {
             let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
             let done = totals.progress.batches;
             totals.progress.passes = pass;
+            totals.done = vec![false; self.steps.workflow.steps.len()];
             totals.progress.batches += batches.unwrap_or(0);
             totals.progress.events += events.unwrap_or(0);
             // Counted anew in each pass: more may have landed.

@@ -11,9 +11,10 @@ use crate::components::Components;
 use crate::connect;
 use crate::error::{Problem, RunError};
 use crate::init;
-use crate::journal::{Journal, Purpose};
+use crate::journal::{End, Journal, Purpose};
 use crate::lease::{self, Applicant, Lease};
 use crate::observe::{Event, Observer};
+use crate::resume::{self, Resumed};
 use crate::retry::Retries;
 use crate::roles::{self, Logins};
 use crate::run::RunOptions;
@@ -34,6 +35,16 @@ pub(crate) struct Start<'a> {
     pub(crate) as_of_us: i64,
 }
 
+/// What a run has before it takes the lease.
+type Opened = (
+    Target,
+    Session,
+    Session,
+    BTreeMap<usize, Component>,
+    Logins,
+    Option<Resumed>,
+);
+
 /// A run that holds its lease and stands in the journal.
 pub(crate) struct Started {
     pub(crate) target: Target,
@@ -45,6 +56,8 @@ pub(crate) struct Started {
     pub(crate) lease: Lease,
     pub(crate) journal: Journal,
     pub(crate) logins: Logins,
+    /// What is taken over from a run that failed.
+    pub(crate) resumed: Option<Resumed>,
 }
 
 impl Start<'_> {
@@ -52,24 +65,36 @@ impl Start<'_> {
     pub(crate) async fn run(&self, mut stop: Stop) -> Result<Started, RunError> {
         let opening = self.open();
         // Nothing that would have to be undone happens here.
-        let (target, control, first, loaded, logins) = tokio::select! {
+        let (target, control, first, loaded, logins, resumed) = tokio::select! {
             biased;
             signal = stop.asked() => return Err(RunError::new(Problem::Stopped { signal })),
             opened = opening => opened?,
         };
         let place = place();
         let lease = self.lease(&control, &place, stop).await?;
-        let purpose = match &self.options.replay {
-            Some(replay) => Purpose {
-                command: "replay",
-                request: replay.journalled(),
-            },
-            None => Purpose {
-                command: "run",
-                request: serde_json::Value::Null,
-            },
+        // A run that was thought dead may have committed until the lease was taken from it.
+        let still = match &resumed {
+            Some(resumed) => resume::still(&control, self.workflow, &loaded, &lease, resumed).await,
+            None => Ok(()),
         };
-        let journal = Journal::begin(&control, &lease, &place, self.as_of_us, &purpose).await?;
+        let purpose = Purpose {
+            command: match self.options.replay {
+                Some(_) => "replay",
+                None => "run",
+            },
+            request: resume::request(self.options, resumed.as_ref()),
+            workflow_digest: Some(resume::workflow_digest(self.workflow)),
+        };
+        let as_of_us = resumed
+            .as_ref()
+            .map_or(self.as_of_us, |resumed| resumed.as_of_us);
+        let journal = Journal::begin(&control, &lease, &place, as_of_us, &purpose).await?;
+        if let Err(error) = still {
+            journal
+                .finish(&control, &lease, &End::Badly(&error, 0))
+                .await?;
+            return Err(error);
+        }
         for retry in self.retries.taken() {
             journal.retry(&control, &retry).await?;
         }
@@ -81,18 +106,17 @@ impl Start<'_> {
             lease,
             journal,
             logins,
+            resumed,
         })
     }
 
-    async fn open(
-        &self,
-    ) -> Result<(Target, Session, Session, BTreeMap<usize, Component>, Logins), RunError> {
+    async fn open(&self) -> Result<Opened, RunError> {
         let workflow = self.workflow;
         let target = connect::target(workflow, self.options).await?;
         // What is not needed to see that nothing is pending is loaded once something is.
         let gate = step::gate(workflow);
-        let at_once =
-            (0..workflow.steps.len()).filter(|&index| gate.is_none_or(|gate| gate == index));
+        let all = gate.is_none() || self.options.from.is_some();
+        let at_once = (0..workflow.steps.len()).filter(|&index| all || gate == Some(index));
         let ((control, first), loaded) = tokio::try_join!(
             self.connect(&target),
             self.components.load(workflow, at_once)
@@ -107,7 +131,15 @@ impl Start<'_> {
             roles::Mode::Make,
         ))
         .await?;
-        Ok((target, control, first, loaded, logins))
+        // Looked at before the lease is taken: a refusal leaves all as it is, and another step may be given then.
+        let resumed = match &self.options.from {
+            Some(from) => {
+                Lease::look(&control, workflow.playbook.as_str()).await?;
+                Some(resume::resume(&control, workflow, &loaded, from).await?)
+            }
+            None => None,
+        };
+        Ok((target, control, first, loaded, logins, resumed))
     }
 
     /// Connects the control session and a first one for steps; nothing is sent before both are there.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use stepwell_sandbox::contract::{Plan, Relation, RunInfo};
 use stepwell_sandbox::{Component, Limits};
+use stepwell_sql::TableName;
 use stepwell_workflow::{LimitKey, PluginEntry, PluginKind, Step, Trust, Workflow};
 
 use crate::conversation::{Conversation, Questions};
@@ -186,17 +187,48 @@ impl<'a> Steps<'a> {
 
     /// Keeps what a step published, for those after it. What it says about tables that it does not fill is not heard.
     pub(crate) fn publish(&self, index: usize, plan: &Plan) {
+        let facts = self.facts(index, plan);
+        self.restore(&facts);
+    }
+
+    /// Returns what a step published about the tables that it fills, by alias.
+    pub(crate) fn facts(&self, index: usize, plan: &Plan) -> Vec<(String, String)> {
         // Built-in steps put what they read here into SQL that runs under the workflow's login.
         if self.third_party(index).is_some() {
-            return;
+            return Vec::new();
         }
         let fills = &self.workflow.steps[index].writes_scratch;
+        let publications = plan.publishes.iter();
+        let own = publications
+            .filter(|published| fills.iter().any(|(alias, _)| *alias == published.alias));
+        own.map(|published| (published.alias.clone(), published.about.clone()))
+            .collect()
+    }
+
+    /// Returns the scratch tables that a step fills.
+    pub(crate) fn fills(&self, index: usize) -> Vec<TableName> {
+        let fills = self.workflow.steps[index].writes_scratch.iter();
+        fills
+            .map(|(alias, _)| self.workflow.scratch_table(alias))
+            .collect()
+    }
+
+    /// Keeps what steps of an earlier run published.
+    pub(crate) fn restore(&self, facts: &[(String, String)]) {
         let mut about = self.about.lock().unwrap_or_else(PoisonError::into_inner);
-        for publication in &plan.publishes {
-            if fills.iter().any(|(alias, _)| *alias == publication.alias) {
-                about.insert(publication.alias.clone(), publication.about.clone());
-            }
-        }
+        about.extend(facts.iter().cloned());
+    }
+
+    /// Returns what an earlier run's gate step published, as JSON; null if it did not.
+    pub(crate) fn pending_of(&self, facts: &[(String, String)]) -> Value {
+        let fills = self
+            .gate()
+            .map(|gate| &self.workflow.steps[gate].writes_scratch);
+        let published = facts.iter().find(|(alias, _)| {
+            fills.is_some_and(|fills| fills.iter().any(|(filled, _)| filled == alias))
+        });
+        let about = published.map(|(_, about)| serde_json::from_str(about));
+        about.and_then(Result::ok).unwrap_or(Value::Null)
     }
 
     /// Returns what the gate step published about the table that it fills, as JSON; null if it did not.

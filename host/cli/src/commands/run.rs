@@ -11,6 +11,7 @@ use stepwell_workflow::Workflow;
 
 use super::{Context, Outcome, block_on, first_failure};
 use crate::exit;
+use crate::failed::Failed;
 use crate::files::{self, Read, Vars};
 use crate::output::Output;
 use crate::progress::Progress;
@@ -35,6 +36,7 @@ Examples:
   stepwell run workflows/sessions.yaml --full-refresh
   stepwell run workflows/sessions.yaml --max-batches 50 --max-slices 20   a bounded part of a backlog
   stepwell run workflows/sessions.yaml --as-of 2026-01-31T06:00:00Z --var country=de
+  stepwell run workflows/sessions.yaml --from commit   go on where the last run failed
 
 `stepwell --help` lists the exit codes.")]
 pub(crate) struct RunArgs {
@@ -49,6 +51,10 @@ pub(crate) struct RunArgs {
     /// Most slices of this run; the rest of a backlog is left for the next one
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_slices: Option<u32>,
+    /// Go on at this step with the last run, which failed; what it had done before is not done
+    /// again. It says why where that cannot be, and changes nothing then
+    #[arg(long, value_name = "STEP", conflicts_with_all = ["full_refresh", "as_of"])]
+    from: Option<String>,
     /// Run the files one after the other; the first failure ends it
     #[arg(long)]
     in_order: bool,
@@ -85,6 +91,13 @@ type Ended = Option<Result<RunReport, RunError>>;
 
 pub(crate) fn execute(args: &RunArgs, context: &Context) -> Outcome {
     let output = &context.output;
+    if args.from.is_some() && args.files.len() > 1 {
+        return Err(Failed::Usage {
+            message: "--from goes on with the run of one workflow, and several files were given"
+                .to_owned(),
+            help: "give the file of the workflow that failed".to_owned(),
+        });
+    }
     let mut components = context.components();
     let files = files::read(&args.files, &args.shared.vars, &mut components);
     files::tell(&files, output);
@@ -101,6 +114,7 @@ pub(crate) fn execute(args: &RunArgs, context: &Context) -> Outcome {
         max_batches: args.max_batches,
         together,
         max_slices: args.max_slices,
+        from: args.from.clone(),
         ..args.shared.options(context)
     };
     let ended = block_on(async {

@@ -30,6 +30,7 @@ pub(crate) fn message<'a>(workflow: &'a Workflow, error: &'a RunError) -> Messag
     }
     message
         .remark_if("help", help(workflow, error))
+        .remark_if("help", going_on(workflow, error))
         .remark_if("run", error.run_id.as_ref())
 }
 
@@ -90,6 +91,15 @@ pub(crate) fn help(workflow: &Workflow, error: &RunError) -> Option<String> {
     });
     let path = workflow.source_file.path.display().to_string();
     help.map(|help| help.replace("<workflow>", &path))
+}
+
+/// How to go on without doing again what is done.
+fn going_on(workflow: &Workflow, error: &RunError) -> Option<String> {
+    let step = error.continue_from.as_deref()?;
+    let path = workflow.source_file.path.display();
+    Some(format!(
+        "what is done need not be done again: `stepwell run {path} --from {step}`"
+    ))
 }
 
 /// The causes of an error, each once: one that the text before it says already is left out.

@@ -42,6 +42,8 @@ pub(crate) struct ErrorObject {
     /// `unchanged`, `scratch-written`, `earlier-passes-committed`, `committed` or `unknown`.
     pub state: Option<&'static str>,
     pub help: Option<String>,
+    /// The step for `run --from`, where a run can go on without doing again what is done.
+    pub continue_from: Option<String>,
     pub run_id: Option<String>,
     /// All problems of the file, where that is why.
     pub problems: Vec<ProblemObject>,
@@ -163,6 +165,7 @@ impl<R> Element<R> {
             hint: server.and_then(|server| server.hint.clone()),
             state: Some(state(error.state)),
             help: failure::help(workflow, error),
+            continue_from: error.continue_from.clone(),
             run_id: error.run_id.clone(),
             problems: vec![],
         }))
@@ -211,7 +214,8 @@ mod tests {
                 "duration_ms",
                 "steps",
                 "retries",
-                "left"
+                "left",
+                "continues"
             ]
         );
         assert_eq!(value["file"], "w/sessions.yaml");
@@ -252,6 +256,7 @@ mod tests {
                 "state": "scratch-written",
                 "help": "mend it and run again; `stepwell plan w/sessions.yaml` shows the SQL of \
                          each step",
+                "continue_from": null,
                 "run_id": "0192",
                 "problems": [],
             })

@@ -28,8 +28,11 @@ pub(crate) fn summary(report: &RunReport, heading: Style) -> String {
             count(n, "batch is", "batches are")
         ),
     };
+    let continues = report.continues.as_ref().map_or(String::new(), |run| {
+        format!("note: went on with run {run}, which failed\n")
+    });
     format!(
-        "{heading}{playbook}: {} with {}{slices}, {took}{heading:#}\n\n{}\n{}{left}run {} as of {}\n",
+        "{heading}{playbook}: {} with {}{slices}, {took}{heading:#}\n\n{}\n{}{left}{continues}run {} as of {}\n",
         count(report.batches, "batch", "batches"),
         count(report.events, "event", "events"),
         steps(report),
@@ -110,6 +113,7 @@ fn state(state: StepState) -> &'static str {
         StepState::Done => "",
         StepState::Failed => "failed",
         StepState::Skipped => "skipped",
+        StepState::Reused => "done before",
     }
 }
 
@@ -184,6 +188,7 @@ pub(crate) mod tests {
             ],
             retries: vec![],
             left: 0,
+            continues: None,
         }
     }
 

@@ -7,9 +7,10 @@ use stepwell_warehouse::Session;
 
 use super::Context;
 use crate::connect;
-use crate::error::{Problem, RunError};
+use crate::error::{Failure, Problem, RunError};
 use crate::journal::End;
 use crate::report::{Outcome, RunReport};
+use crate::resume;
 
 /// How long a run that failed may take to journal that and give its lease back.
 pub(super) const END_WAIT: Duration = Duration::from_millis(700);
@@ -37,6 +38,7 @@ impl Context<'_> {
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
         let passes = totals.progress.passes;
+        let continues = self.resumed.as_ref().map(|resumed| resumed.run_id.clone());
         match outcome {
             Ok(outcome) => {
                 let end = End::Well(&outcome, passes);
@@ -58,6 +60,7 @@ impl Context<'_> {
                     steps: totals.steps,
                     retries: self.retries.taken(),
                     left: totals.left,
+                    continues,
                 })
             }
             Err(mut error) => {
@@ -67,8 +70,18 @@ impl Context<'_> {
                 // Only committed passes count in the journal.
                 let end = End::Badly(&error, totals.committed);
                 let finishing = self.journal.finish(control, &self.lease, &end);
-                if let Ok(Err(journal)) = tokio::time::timeout(END_WAIT, finishing).await {
+                let finished = tokio::time::timeout(END_WAIT, finishing).await;
+                if let Ok(Err(journal)) = &finished {
                     tracing::warn!(error = %journal, "the failure could not be journalled");
+                }
+                // Of a server that went away nobody knows whether its scratch tables will be there.
+                let open = passes > totals.committed && !self.replays;
+                if let (Ok(Ok(())), None, true, Some(step)) =
+                    (finished, &session, open, &error.step)
+                    && error.failure() != Failure::Lease
+                {
+                    let workflow = self.steps.workflow;
+                    error.continue_from = resume::offered(workflow, &totals.done, step.index);
                 }
                 Err(error)
             }
@@ -85,7 +98,7 @@ impl Context<'_> {
                 *error.problem,
                 Problem::LeaseLost { .. } | Problem::ControlLost { .. }
             );
-        if !lost || error.failure() == crate::error::Failure::Stopped {
+        if !lost || error.failure() == Failure::Stopped {
             return (None, error);
         }
         let looking = async {

@@ -15,11 +15,13 @@ use crate::confined::execute::ConfinedExecution;
 use crate::conversation::{Conversation, Whom};
 use crate::error::RunError;
 use crate::execute::{Executed, Execution};
+use crate::journal::Kept;
 use crate::measures::Published;
 use crate::observe::Event;
 use crate::policy::Checked;
 use crate::reduce::{self, Prepared, Reduction};
 use crate::report::{StepReport, StepState};
+use crate::resume::{self, Resumed};
 use crate::roles;
 
 /// A step that ended.
@@ -40,7 +42,8 @@ impl Context<'_> {
         gate: Option<(usize, Checked<Plan>)>,
     ) -> Result<Option<String>, RunError> {
         let steps = &self.steps.workflow.steps;
-        let (mut started, mut done) = (vec![false; steps.len()], vec![false; steps.len()]);
+        let mut done = self.done();
+        let mut started = done.clone();
         let mut gate = gate;
         let mut running = FuturesUnordered::new();
         let (mut failure, mut ends_run) = (None::<RunError>, None);
@@ -93,10 +96,48 @@ impl Context<'_> {
         for index in (0..started.len()).filter(|&index| !started[index]) {
             let mut report = self.report(index, Duration::ZERO, Executed::default(), None);
             report.state = StepState::Skipped;
-            self.journal.step(&self.control, pass, 0, &report).await?;
+            self.journal
+                .step(&self.control, pass, 0, &report, None)
+                .await?;
             self.add(report);
         }
         Ok(())
+    }
+
+    /// Takes what steps of a run that failed did for this run's own.
+    pub(super) async fn take_over(&self, resumed: &Resumed) -> Result<(), RunError> {
+        let steps = &self.steps.workflow.steps;
+        let reused: Vec<usize> = (0..steps.len())
+            .filter(|&index| resumed.reused[index])
+            .collect();
+        let ids: Vec<&str> = reused
+            .iter()
+            .map(|&index| steps[index].id.as_str())
+            .collect();
+        self.journal
+            .reuse(&self.control, &resumed.run_id, resumed.pass, &ids)
+            .await?;
+        self.steps.restore(&resumed.facts);
+        // It is there already, should this run fail before it writes anything.
+        self.wrote();
+        for index in reused {
+            let mut report = self.report(index, Duration::ZERO, Executed::default(), None);
+            report.state = StepState::Reused;
+            self.add(report);
+            self.is_done(index);
+        }
+        Ok(())
+    }
+
+    /// Returns, by index, which steps of the pass are done.
+    pub(super) fn done(&self) -> Vec<bool> {
+        let totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.done.clone()
+    }
+
+    fn is_done(&self, index: usize) {
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.done[index] = true;
     }
 
     /// One step: asked, checked, run, journalled.
@@ -122,10 +163,16 @@ impl Context<'_> {
                     duration: begun.elapsed(),
                     rows: report.rows,
                 });
+                let kept = Kept {
+                    settings_digest: resume::settings_digest(self.steps.workflow, index),
+                    facts: self.steps.facts(index, &plan),
+                    tables: self.steps.fills(index),
+                };
                 self.journal
-                    .step(&self.control, pass, rows_read, &report)
+                    .step(&self.control, pass, rows_read, &report, Some(&kept))
                     .await?;
                 self.add(report);
+                self.is_done(index);
                 Ok(Ended {
                     done: Some(index),
                     ends_run,
@@ -139,7 +186,9 @@ impl Context<'_> {
                 });
                 let mut report = self.report(index, begun.elapsed(), Executed::default(), None);
                 (report.state, report.error) = (StepState::Failed, Some(message));
-                self.journal.step(&self.control, pass, 0, &report).await?;
+                self.journal
+                    .step(&self.control, pass, 0, &report, None)
+                    .await?;
                 self.add(report);
                 Ok(Ended {
                     done: None,
@@ -151,7 +200,10 @@ impl Context<'_> {
                 (report.state, report.error) =
                     (StepState::Failed, Some(crate::error::one_line(&error)));
                 // The failure itself is worth more than a journal that cannot be written.
-                let _ = self.journal.step(&self.control, pass, 0, &report).await;
+                let _ = self
+                    .journal
+                    .step(&self.control, pass, 0, &report, None)
+                    .await;
                 Err(error)
             }
         }
@@ -345,7 +397,9 @@ impl Context<'_> {
         let report = self.report(index, took, Executed::default(), Some(plan));
         if pass == 1 {
             if report.measures.values().any(|value| *value != 0) {
-                self.journal.step(&self.control, pass, 0, &report).await?;
+                self.journal
+                    .step(&self.control, pass, 0, &report, None)
+                    .await?;
             }
             self.add(report);
             return Ok(());

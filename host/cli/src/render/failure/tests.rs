@@ -71,6 +71,7 @@ pub(in crate::render) fn statement_error() -> RunError {
         step: at_step(None, Some(statement)),
         run_id: Some("0192".into()),
         state: WarehouseState::ScratchWritten,
+        continue_from: None,
     }
 }
 
@@ -87,6 +88,7 @@ fn without_step(problem: Problem) -> String {
         step: None,
         run_id: None,
         state: WarehouseState::Unchanged,
+        continue_from: None,
     })
 }
 
@@ -116,6 +118,17 @@ error: step \"fill\" (sql 0.1.0) failed: relation \"scratch.ids\" does not exist
 }
 
 #[test]
+fn where_a_run_may_go_on_it_says_how() {
+    let error = RunError {
+        continue_from: Some("fill".into()),
+        ..statement_error()
+    };
+    let text = text(&error);
+    let offer = "\n  = help: what is done need not be done again: `stepwell run w/sessions.yaml --from fill`\n";
+    assert!(text.contains(offer), "{text}");
+}
+
+#[test]
 fn a_plugins_failure_points_at_the_setting() {
     let failure = Failure {
         code: "wrong-sql".into(),
@@ -131,6 +144,7 @@ fn a_plugins_failure_points_at_the_setting() {
         step: at_step(Some("/statements/0"), None),
         run_id: None,
         state: WarehouseState::Unchanged,
+        continue_from: None,
     };
     assert_eq!(
         text(&error),
@@ -202,6 +216,7 @@ fn a_stopped_step_did_not_fail() {
         step: at_step(None, None),
         run_id: Some("0192".into()),
         state: WarehouseState::ScratchWritten,
+        continue_from: None,
     };
     let text = text(&error);
     assert!(
@@ -224,6 +239,7 @@ fn a_crash_shows_where_and_what_it_said_last() {
         step: at_step(None, None),
         run_id: None,
         state: WarehouseState::Unchanged,
+        continue_from: None,
     };
     let text = text(&error);
     assert!(
