@@ -7,6 +7,7 @@
 mod dedupe;
 mod event_rows;
 mod needed;
+mod stretches;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,9 +21,13 @@ use crate::sql::{Ident, Literal, Sql, TableName, join};
 pub use dedupe::{Counted, Dedupe};
 pub use event_rows::EventRows;
 pub use needed::{Needed, whole_row};
+pub use stretches::Stretches;
 
 /// Columns that a table of ids has besides its key; no key column may be called so.
 pub const IDS_COLUMNS: [&str; 2] = ["since", "events"];
+
+/// Columns that a table of [split](Ids::split) ids has besides.
+pub const SPLIT_COLUMNS: [&str; 2] = ["until", "again"];
 
 /// What is known about the table of pending batches. Its columns: `batch`, `events`, `first_time`, `last_time`,
 /// `events_before` (NULL unless the batch was processed before and has changed since).
@@ -54,7 +59,7 @@ pub struct Batches {
 
 /// What is known about a table of ids. Its columns: those of the key, `since` (the time from which the id's events must
 /// be read, included) and `events` (how many of them are in pending batches).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ids {
     /// The key's columns with their expressions over events and contexts.
     pub key: Vec<KeyColumn>,
@@ -71,6 +76,15 @@ pub struct Ids {
     /// Whether an index finds the events of an id, and no others.
     #[serde(default)]
     pub indexed: bool,
+    /// Whether the table also has `until`, the time of the last event that an id's derived row was computed from, and
+    /// `again`, that of its first pending one: it has no event between the two. Without `until` it has events from `since`
+    /// on, without `again` it has no pending one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub split: bool,
+    /// Whether derived rows of ids whose events lie too far apart stay as they are. In a verification such ids have
+    /// negative `events`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frozen: bool,
 }
 
 /// One column of a key.
@@ -107,7 +121,19 @@ impl Ids {
     ///
     /// [`Failure`] if the workflow has no source, or a context that the key names is not declared there.
     pub fn events(&self, run: &Run, alias: &str, place: bool) -> Result<Sql, Failure> {
-        self.events_of(run, alias, &self.expressions()?, &self.contexts, place)
+        self.events_within(run, alias, place, None)
+    }
+
+    /// Returns the same, read from such stretches of time alone.
+    fn events_within(
+        &self,
+        run: &Run,
+        alias: &str,
+        place: bool,
+        stretches: Option<&Stretches>,
+    ) -> Result<Sql, Failure> {
+        let key = self.expressions()?;
+        self.events_of(run, alias, &key, &self.contexts, place, stretches)
     }
 
     /// Returns the same with the value of one more expression, which follows those of the key:
@@ -127,7 +153,7 @@ impl Ids {
     ) -> Result<Sql, Failure> {
         let mut expressions = self.expressions()?;
         expressions.push(value.clone());
-        self.events_of(run, alias, &expressions, contexts, false)
+        self.events_of(run, alias, &expressions, contexts, false, None)
     }
 
     fn events_of(
@@ -137,6 +163,7 @@ impl Ids {
         expressions: &[Expr],
         contexts: &[String],
         place: bool,
+        stretches: Option<&Stretches>,
     ) -> Result<Sql, Failure> {
         let source = run.source()?;
         let ids = run.scratch(alias);
@@ -180,12 +207,14 @@ impl Ids {
             on.push(sql!("e.{time} >= ids.since", time = time));
             // The same bound for all ids at once lets a sort key, or a BRIN index, skip what lies before it.
             // Where an index finds the events of an id, Postgres would read the BRIN index once more for each id.
-            if !self.indexed {
-                conditions.push(sql!(
+            match stretches {
+                _ if self.indexed => {}
+                Some(stretches) => conditions.push(stretches.condition(&source.time)),
+                None => conditions.push(sql!(
                     "e.{time} >= (SELECT min(since) FROM {ids})",
                     time = time,
                     ids = ids
-                ));
+                )),
             }
         } else {
             conditions.push(timed);

@@ -181,6 +181,9 @@ pub struct Table {
     pub differing: u64,
     /// Keys that were left out, since the next run computes them again.
     pub unsettled: u64,
+    /// Keys that were left out, since their events lie so far apart that runs may leave their rows as they are.
+    #[serde(default)]
+    pub frozen: u64,
     /// Columns with the number of rows in which they differ; those without one are left out.
     pub columns: Vec<Column>,
     /// Columns that one side alone has, in words.

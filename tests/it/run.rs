@@ -841,3 +841,175 @@ async fn an_hour_that_fills_is_left_alone_or_reopened() {
         assert_eq!(db.number(events).await, 4, "settle: {settle}");
     }
 }
+
+/// A session that comes back after two months has events then and now: what lies between is not read for it.
+///
+/// Goal: without an index on the key, the run reads about as much of the events as without the old session.
+/// Method: the blocks of the events that a run looks at are counted by the server, for a batch with and without an event of
+/// a session of sixty days before, with and without `until`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_comes_back_is_read_where_it_has_events() {
+    let mut blocks = Vec::new();
+    for (until, comes_back) in [(true, false), (true, true), (false, true)] {
+        let db = Db::empty().await;
+        for sql in stepwell_demo::schema_sql() {
+            db.sql(&sql).await;
+        }
+        db.sql(
+            "CREATE INDEX ON atomic.events (etl_tstamp);
+             CREATE INDEX ON atomic.events USING brin (collector_tstamp) WITH (pages_per_range = 4);
+             INSERT INTO atomic.events (etl_tstamp, collector_tstamp, derived_tstamp, event_id, event_name, domain_sessionid,
+               page_url, v_collector, v_etl)
+             SELECT date_trunc('day', t), t, t, md5(t::text)::uuid::text, 'page_view', 's' || (n / 20), repeat('x', 200), '', ''
+             FROM (SELECT n, timestamp '2026-01-01' + n * interval '5 minutes' AS t FROM generate_series(0, 17279) AS n) AS t;
+             ANALYZE atomic.events",
+        )
+        .await;
+        db.sql("VACUUM atomic.events").await;
+        let text = read("sessions.yaml").replace("lookback: 7 days", "lookback: 1 days");
+        let text = match until {
+            false => text,
+            true => text
+                .replace(
+                    "        events: count(*)\n",
+                    "        events: count(*)\n        last_at: max(collector_tstamp)\n",
+                )
+                .replace(
+                    "      since: ",
+                    "      until: derived.sessions.last_at\n      since: ",
+                ),
+        };
+        let sessions = parse(&text);
+        db.run(&sessions).await.unwrap();
+        let read = "SELECT heap_blks_read + heap_blks_hit FROM pg_statio_user_tables WHERE relid = 'atomic.events'::regclass";
+        // A session's figures are there once it is gone.
+        let gone = async || {
+            let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
+            while db.number(open).await > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        gone().await;
+        let old = if comes_back { "s7" } else { "s new" };
+        db.sql(&format!(
+            "INSERT INTO atomic.events (etl_tstamp, collector_tstamp, derived_tstamp, event_id, event_name, domain_sessionid,
+               v_collector, v_etl)
+             SELECT '2026-03-02', t, t, 'e' || n, 'page_view', CASE n WHEN 0 THEN '{old}' ELSE 'n' || n / 10 END, '', ''
+             FROM (SELECT n, timestamp '2026-03-02' + n * interval '1 minute' AS t FROM generate_series(0, 99) AS n) AS t;
+             SELECT brin_summarize_new_values(i.indexrelid) FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+             JOIN pg_am AS a ON a.oid = c.relam WHERE a.amname = 'brin' AND i.indrelid = 'atomic.events'::regclass;
+             SELECT pg_stat_force_next_flush()"
+        ))
+        .await;
+        let before = db.number(read).await;
+        let report = db.run(&sessions).await.unwrap();
+        gone().await;
+        blocks.push(db.number(read).await - before);
+        assert_eq!(report.batches, 1);
+        if comes_back {
+            let events = "SELECT events FROM derived.sessions WHERE session_id = 's7'";
+            assert_eq!(db.number(events).await, 21);
+        }
+        let rows = report.steps.iter().find(|step| step.id == "sessions");
+        let stretches = rows.and_then(|step| step.measures.get("stretches-read"));
+        assert_eq!(stretches.copied(), (until && comes_back).then_some(2));
+        let table = db
+            .number("SELECT pg_relation_size('atomic.events') / 8192")
+            .await;
+        blocks.push(table);
+    }
+    let [usual, table, split, _, whole, _] = blocks[..] else {
+        panic!("{blocks:?}")
+    };
+    assert!(whole > table, "{blocks:?}");
+    assert!(split < table / 10 && usual < table / 10, "{blocks:?}");
+}
+
+/// A visitor that never ends: its row stays as it is, and everybody is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_never_ends_is_frozen_and_named() {
+    let db = Db::with_tables().await;
+    let land = async |day: &str, session: &str| {
+        db.sql(&format!(
+            "INSERT INTO atomic.events (etl_tstamp, collector_tstamp, derived_tstamp, event_id, event_name, domain_sessionid,
+               v_collector, v_etl)
+             VALUES ('{day}', '{day}', '{day}', '{session}{day}', 'page_view', '{session}', '', '')"
+        ))
+        .await;
+    };
+    let with = |then: &str| {
+        let runaway =
+            format!("      runaway: {{ longer-than: 30 days, then: {then} }}\n      since: ");
+        parse(&read("sessions.yaml").replace("      since: ", &runaway))
+    };
+    let row = "SELECT events FROM derived.sessions WHERE session_id = 'bot'";
+    land("2026-01-01", "bot").await;
+    db.run(&with("freeze")).await.unwrap();
+    land("2026-01-20", "bot").await;
+    let report = db.run(&with("freeze")).await.unwrap();
+    assert_eq!(measure(&report, "session-ids", "runaway-keys"), 0);
+    assert_eq!(db.number(row).await, 2);
+
+    land("2026-02-20", "bot").await;
+    land("2026-02-20 12:00", "human").await;
+    let error = db.run(&with("fail")).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("1 keys have events that lie more than 30 days apart (bot)"),
+        "{error}"
+    );
+    let report = db.run(&with("freeze")).await.unwrap();
+    assert_eq!(report.batches, 2);
+    assert_eq!(
+        (
+            measure(&report, "session-ids", "runaway-keys"),
+            measure(&report, "session-ids", "runaway-events")
+        ),
+        (1, 1)
+    );
+    assert_eq!(db.number(row).await, 2);
+    let human = "SELECT events FROM derived.sessions WHERE session_id = 'human'";
+    assert_eq!(db.number(human).await, 1);
+    // The row differs from a rebuild, which is known and no damage.
+    let verify = async |workflow: &stepwell_workflow::Workflow| {
+        let (_stopper, stop) = stepwell_runner::stop();
+        let options = db.options(&RunOptions::default());
+        let asked = stepwell_runner::VerifyOptions {
+            since: None,
+            until: None,
+            sample: None,
+            seed: 0,
+            limit: 10,
+        };
+        let (components, observer) = (crate::harness::components(), stepwell_runner::Unobserved);
+        let verifying =
+            stepwell_runner::verify(workflow, &components, &options, &asked, &observer, stop);
+        let report = verifying.await;
+        let table = report.unwrap().tables.remove(0);
+        (table.wrong(), table.frozen)
+    };
+    assert_eq!(verify(&with("freeze")).await, (0, 1));
+    assert_eq!(verify(&with("compute")).await, (1, 0));
+
+    // One before the first that the row knows of computes it, so that it knows.
+    land("2025-12-25", "bot").await;
+    db.sql(
+        "UPDATE atomic.events SET etl_tstamp = '2026-02-20 18:00' WHERE etl_tstamp = '2025-12-25'",
+    )
+    .await;
+    let report = db.run(&with("freeze")).await.unwrap();
+    assert_eq!(measure(&report, "session-ids", "runaway-keys"), 0);
+    assert_eq!(db.number(row).await, 4);
+    land("2026-02-20 20:00", "bot").await;
+    db.run(&with("freeze")).await.unwrap();
+    assert_eq!(db.number(row).await, 4);
+
+    // Without the cap the next event computes it from all of its events.
+    land("2026-02-21", "bot").await;
+    let report = db.run(&with("compute")).await.unwrap();
+    assert_eq!(measure(&report, "session-ids", "runaway-keys"), 1);
+    assert_eq!(db.number(row).await, 6);
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+}

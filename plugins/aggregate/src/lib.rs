@@ -28,8 +28,8 @@
 mod shape;
 
 use stepwell_sdk::catalog;
-use stepwell_sdk::incremental::{Counted, Dedupe, Ids, context, event_id};
-use stepwell_sdk::planner::{Ask, Plan, Run, Stop};
+use stepwell_sdk::incremental::{Counted, Dedupe, Ids, Stretches, context, event_id};
+use stepwell_sdk::planner::{Ask, Measures, Plan, Run, Stop};
 use stepwell_sdk::settings::{Columns, Expr, ScratchInput, ScratchOutput, SqlText};
 use stepwell_sdk::sql::{Ident, Sql, TableName, join, render};
 use stepwell_sdk::{Failure, Settings, export_planner, scratch, sql};
@@ -96,12 +96,18 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     if let Some(dedupe) = &with.dedupe {
         dedupe.check("/dedupe", &source.events, &columns)?;
     }
+    let time = columns.iter().find(|column| column.name == source.time);
+    let stretches = match time {
+        Some(time) => ids.stretches(run, read, &time.sql_type, ask)?,
+        None => None,
+    };
     let aggregate = Aggregate {
         run,
         with,
         ids: &ids,
         read,
         place,
+        stretches: stretches.as_ref(),
     };
     let into = run.scratch(with.into.alias());
     let mut contexts = with.contexts.clone();
@@ -128,7 +134,17 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             aggregate.in_stages(&body, &needed.among(&columns), &contexts, &into)?
         }
     };
-    Ok(plan)
+    Ok(match stretches.filter(|stretches| stretches.len() > 1) {
+        None => plan,
+        Some(stretches) => plan.measures(&Measures {
+            levels: [(
+                "stretches-read",
+                i64::try_from(stretches.len()).unwrap_or(i64::MAX),
+            )]
+            .into(),
+            ..Measures::default()
+        }),
+    })
 }
 
 /// What computes the rows.
@@ -182,6 +198,8 @@ struct Aggregate<'a> {
     read: &'a str,
     /// Whether a row's place in the table can decide between equal copies.
     place: bool,
+    /// The stretches of time that hold the events, where those are not all since the first one.
+    stretches: Option<&'a Stretches>,
 }
 
 impl Aggregate<'_> {
@@ -191,6 +209,7 @@ impl Aggregate<'_> {
             dedupe: self.with.dedupe.as_ref(),
             condition: self.with.condition.as_ref(),
             place: self.place,
+            stretches: self.stretches,
         };
         self.ids.deduplicated(self.run, self.read, counted, columns)
     }
@@ -418,8 +437,7 @@ mod tests {
             batches: "batches".into(),
             bounded: true,
             contexts: contexts.iter().map(|&name| name.into()).collect(),
-            all: false,
-            indexed: false,
+            ..Ids::default()
         };
         let columns: Vec<_> = [
             "event_id",
@@ -454,6 +472,50 @@ mod tests {
         conversation(&[("session_id", "domain_sessionid")], &[], &with)
             .with_trait("full-refresh")
             .check_golden("sql/columns.full-refresh.postgres.sql");
+    }
+
+    #[test]
+    fn events_are_read_where_the_ids_have_any() {
+        let with = r#"{"ids": "ids", "into": "sessions", "columns": {"n": "count(*)"}}"#;
+        let split = Ids {
+            key: vec![KeyColumn {
+                name: "session_id".into(),
+                expression: "domain_sessionid".into(),
+            }],
+            batches: "batches".into(),
+            bounded: true,
+            split: true,
+            ..Ids::default()
+        };
+        let asked = "stretches of time that hold the ids' events";
+        let conversation = |stretches: &[&[Option<&str>]]| {
+            let columns = rows(
+                &["name", "type", "type_oid", "kind"],
+                &[&[
+                    Some("collector_tstamp"),
+                    Some("timestamp without time zone"),
+                    None,
+                    Some("r"),
+                ]],
+            );
+            Conversation::new(plan, with)
+                .about("ids", &split)
+                .answer("columns of atomic.events", columns)
+                .answer(asked, rows(&["low", "high"], stretches))
+        };
+        conversation(&[
+            &[Some("2026-01-01 00:00:00"), Some("2026-01-01 00:20:00")],
+            &[Some("2026-03-01 00:00:00"), None],
+        ])
+        .check_golden("sql/stretches.postgres.sql");
+        let text = conversation(&[&[Some("2026-03-01 00:00:00"), None]]).golden();
+        assert!(
+            text.contains("WHERE (e.collector_tstamp >= CAST('2026-03-01 00:00:00' AS timestamp without time zone))"),
+            "{text}"
+        );
+        assert!(!text.contains("measures"), "{text}");
+        let (_, questions) = conversation(&[]).with_trait("planned").outcome();
+        assert!(!questions.iter().any(|question| question.label == asked));
     }
 
     #[test]
@@ -498,8 +560,7 @@ mod tests {
                 batches: "batches".into(),
                 bounded: true,
                 contexts: vec![],
-                all: false,
-                indexed: false,
+                ..Ids::default()
             };
             conversation(&key, &[], with).about("others", &others)
         };

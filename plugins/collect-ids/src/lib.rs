@@ -14,6 +14,14 @@
 //! events must be read: the earliest of its pending events and of what its derived row says. That bound is tight, and it
 //! is sufficient, however far back the key began: a row is never computed from a part of its events.
 //!
+//! With `until: derived.sessions.last_collector_tstamp` it is tight on the other side too. A key that comes back after two
+//! months has events then and now; without an index on the key, steps then read the two stretches of time in which it has
+//! any, and not the two months between for the sake of one row.
+//!
+//! Some keys never end: a bot that is the same visitor for months has its row computed again from ever more events. With
+//! `runaway: { longer-than: 30 days, then: freeze }` such a row stays as it is and is reported; `compute` reports alone,
+//! and `fail` ends the run. A row is never computed from a part of its events.
+//!
 //! `expand-by` adds keys that share a value with a taken one: with `[domain_userid]` every session
 //! of a touched visitor. Each expression goes one step further, so one that stands in the list
 //! twice is followed twice: `[domain_userid, user_id, domain_userid]` takes the sessions of all
@@ -35,15 +43,17 @@
 
 mod lookback;
 mod replay;
+mod runaway;
 mod verify;
 
 use stepwell_sdk::catalog::{self, Indexes};
 use stepwell_sdk::incremental::{
-    Batches, IDS_COLUMNS, Ids, KeyColumn, context, event_id, is_processed, key_alias, keyed_events,
+    Batches, IDS_COLUMNS, Ids, KeyColumn, SPLIT_COLUMNS, context, event_id, is_processed,
+    key_alias, keyed_events,
 };
 use stepwell_sdk::planner::{Ask, Plan, Run, Statement, Stop};
 use stepwell_sdk::request::Replay;
-use stepwell_sdk::settings::{Columns, Expr, ReadColumn, ScratchInput, ScratchOutput};
+use stepwell_sdk::settings::{Columns, Duration, Expr, ReadColumn, ScratchInput, ScratchOutput};
 use stepwell_sdk::source::Source;
 use stepwell_sdk::sql::{Ident, Sql, TableName, join};
 use stepwell_sdk::{Failure, Settings, export_planner, scratch, sql};
@@ -64,6 +74,12 @@ pub struct With {
     /// have a row there: where rows are left out, as those of sessions without a page view, the
     /// events of a missing row would not be found again.
     since: Option<ReadColumn>,
+    /// The column of the same table that keeps the latest time of a row's events: `max(<time>)`. Where no index finds the
+    /// events of a key, a key that comes back is then read where it has events, and not all the time between. Not with rows
+    /// that were frozen (`runaway`) and not computed since: replay those keys first.
+    until: Option<ReadColumn>,
+    /// What becomes of keys whose events lie far apart; their rows are computed like all others unless given.
+    runaway: Option<Runaway>,
     /// Contexts of the source that the expressions of `key` and `expand-by` name.
     #[serde(default)]
     contexts: Vec<String>,
@@ -88,13 +104,38 @@ pub struct ReadAlso {
     expand_by: Vec<Expr>,
 }
 
+/// Keys whose events lie too far apart: needs `since`.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Deserialize, Settings)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Runaway {
+    /// The longest time from a key's first event to its last one.
+    longer_than: Duration,
+    /// What becomes of a key that has a row and is longer.
+    then: Then,
+}
+
+/// What becomes of keys whose events lie too far apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, Settings)]
+#[serde(rename_all = "kebab-case")]
+pub enum Then {
+    /// Their rows are computed from all of their events, and they are reported.
+    Compute,
+    /// Their rows stay as they are, and they are reported. The rows differ from a rebuild then, which `stepwell verify`
+    /// knows; a replay of the keys, or a full refresh, computes them. Not together with `until`, nor with `expand-by`, where
+    /// rows of other keys depend on their events.
+    Freeze,
+    /// The run ends with an error.
+    Fail,
+}
+
 /// Answers with the statements that fill the table of ids.
 pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     let source = run.source()?;
     let pending: Batches = run
         .about(with.batches.alias())
         .map_err(|failure| failure.with_setting("/batches"))?;
-    check_key(&with.key)?;
+    check_key(with)?;
+    runaway::check(with)?;
     let (verify, replay) = (run.verify()?, run.replay()?);
     let since = match pending.from_nothing && verify.is_none() {
         true => None,
@@ -107,18 +148,20 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         about.bounded = false;
         about.all = verify.as_ref().is_some_and(|verify| verify.is_whole());
     }
+    about.split = about.bounded && since.is_some() && with.until.is_some();
     let collect = Collect {
         run,
         with,
         source,
         since,
         about,
+        capped: replay.is_none(),
     };
     Ok(match (&verify, &replay) {
         _ if run.has("lookback") => collect.spans(ask)?,
         (Some(verify), _) => collect.verified(verify, pending.reopened > 0)?,
         (_, Some(Replay::Keys(keys))) => collect.replayed(keys)?,
-        _ => collect.plan(&indexes)?,
+        _ => collect.plan(&indexes, ask)?,
     })
 }
 
@@ -146,6 +189,10 @@ fn about(
         indexed: with.key.0.len() == 1
             && with.contexts.is_empty()
             && indexes.finds(with.key.0[0].1.as_str()),
+        split: false,
+        frozen: with
+            .runaway
+            .is_some_and(|runaway| runaway.then == Then::Freeze),
     })
 }
 
@@ -168,8 +215,11 @@ fn named<'a>(
     Ok(found)
 }
 
-fn check_key(key: &Columns) -> Result<(), Failure> {
-    match key.names().find(|name| IDS_COLUMNS.contains(name)) {
+fn check_key(with: &With) -> Result<(), Failure> {
+    let is_taken = |name: &&str| {
+        IDS_COLUMNS.contains(name) || with.until.is_some() && SPLIT_COLUMNS.contains(name)
+    };
+    match with.key.names().find(is_taken) {
         Some(name) => Err(Failure::new(
             "key-name",
             format!("a key column cannot be called \"{name}\""),
@@ -185,7 +235,16 @@ fn check_key(key: &Columns) -> Result<(), Failure> {
 /// Returns `since:` if its table exists; on the first run it does not.
 fn derived_since(with: &With, ask: &mut Ask<'_>) -> Result<Option<ReadColumn>, Stop> {
     let Some(since) = &with.since else {
-        return Ok(None);
+        return match &with.until {
+            None => Ok(None),
+            Some(_) => Err(Failure::new(
+                "no-since",
+                "until needs to know since when a key has events",
+            )
+            .with_setting("/until")
+            .with_help("Name the column of the first time as well: `since: …`.")
+            .into()),
+        };
     };
     let found = catalog::read_columns(ask.one(catalog::columns(&since.0.table))?);
     if found.is_empty() {
@@ -197,6 +256,35 @@ fn derived_since(with: &With, ask: &mut Ask<'_>) -> Result<Option<ReadColumn>, S
             .with_setting("/since")
             .with_help("Name the column that keeps the earliest time of a row's events, and compute it in the aggregate step: `min(<time>)`.")
             .into());
+    }
+    if let Some(until) = &with.until {
+        let wrong = |code: &str, message: String, help: &str| {
+            let failure = Failure::new(code, message)
+                .with_setting("/until")
+                .with_help(help);
+            Err(Stop::Failed(failure))
+        };
+        if until.0.table != since.0.table {
+            return wrong(
+                "other-table",
+                format!(
+                    "expected a column of {}, as `since` is, found one of {}",
+                    since.0.table, until.0.table
+                ),
+                "Name the column of the table with the key's rows.",
+            );
+        }
+        if missing(&until.0.column) {
+            return wrong(
+                "missing-column",
+                format!(
+                    "table {} has no column \"{}\"",
+                    until.0.table, until.0.column
+                ),
+                "Compute it in the aggregate step, `max(<time>)`, and have it in the table before it is named here: a run with \
+                 `on-schema-change: append` adds it.",
+            );
+        }
     }
     if let Some(name) = with.key.names().find(|name| missing(name)) {
         return Err(Failure::new("missing-column", format!("table {} has no column \"{name}\"", since.0.table))
@@ -217,12 +305,17 @@ struct Collect<'a> {
     source: &'a Source,
     since: Option<ReadColumn>,
     about: Ids,
+    /// Whether `runaway` counts: whoever asks for keys by name gets them.
+    capped: bool,
 }
 
 impl Collect<'_> {
-    fn plan(&self, indexes: &Indexes) -> Result<Plan, Failure> {
+    fn plan(&self, indexes: &Indexes, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         let with = &self.with;
         let mut plan = self.touched()?;
+        if let Some(found) = self.runaways(ask)? {
+            plan = found.report(plan);
+        }
         plan = self.expand(plan, with.into.alias(), &with.expand_by)?;
         if let Some(also) = &with.read_also {
             plan = self.start_from_ids(plan, also);
@@ -239,19 +332,42 @@ impl Collect<'_> {
         Ok(plan.publish(with.into.alias(), &self.about))
     }
 
-    /// The keys of the events in pending batches, with the time of their first pending event.
+    /// Takes the keys of the events in pending batches.
     fn touched(&self) -> Result<Plan, Failure> {
-        let (run, source) = (self.run, self.source);
-        let batches = run.scratch(&self.about.batches);
+        let run = self.run;
+        let mut select = self.with_since(&self.touched_keys()?, "touched", NoRow::IsNew);
+        if let Some(runaway) = self.is_runaway("touched")
+            && self.about.frozen
+        {
+            select = sql!(
+                "{select}\nHAVING NOT ({runaway})",
+                select = select,
+                runaway = runaway
+            );
+        }
+        let reads = self.reads(&run.scratch(&self.about.batches))?;
         let into = run.scratch(self.with.into.alias());
+        let fill = scratch::fill(run, &into, "collect touched ids", &select, &reads);
+        Ok(Plan::new().run_all(fill))
+    }
+
+    /// The keys of the events in pending batches, with the times of their first and, where that matters, last pending
+    /// event.
+    fn touched_keys(&self) -> Result<Sql, Failure> {
+        let source = self.source;
+        let batches = self.run.scratch(&self.about.batches);
+        let last = match self.is_runaway("touched") {
+            None => sql!(""),
+            Some(_) => sql!(", max(e.{time}) AS last", time = Ident(&source.time)),
+        };
         let rows = keyed_events(
             source,
             &self.about.expressions()?,
             &self.about.contexts,
             false,
         )?;
-        let touched = sql!(
-            "SELECT {keys}, min(e.{time}) AS since, count(*) AS events
+        Ok(sql!(
+            "SELECT {keys}, min(e.{time}) AS since, count(*) AS events{last}
             FROM {batches} AS batches
             JOIN {rows} AS e
               ON e.stepwell_batch = batches.batch
@@ -259,14 +375,11 @@ impl Collect<'_> {
             GROUP BY {groups}",
             keys = named_keys(self.with.key.names()),
             time = Ident(&source.time),
+            last = last,
             batches = batches,
             rows = rows.indented(12),
             groups = groups(self.about.key.len()),
-        );
-        let select = self.with_since(&touched, "touched", NoRow::IsNew);
-        let reads = self.reads(&batches)?;
-        let fill = scratch::fill(run, &into, "collect touched ids", &select, &reads);
-        Ok(Plan::new().run_all(fill))
+        ))
     }
 
     /// Adds to the ids in `alias` those that share a value, expression by expression.
@@ -422,11 +535,26 @@ impl Collect<'_> {
             since = Ident(&derived.column),
             earliest = earliest,
         );
+        let split = match (&self.with.until, self.about.split) {
+            (Some(until), true) => sql!(
+                ",\n  CASE WHEN count(derived.{key}) > least(count(derived.{since}), count(derived.{until})) THEN NULL ELSE max(derived.{until}) END AS until,\n  {again} AS again",
+                key = Ident(first),
+                since = Ident(&derived.column),
+                until = Ident(&until.0.column),
+                again = match no_row {
+                    NoRow::IsNew => sql!("{name}.since", name = name),
+                    // One with pending events would have been touched.
+                    NoRow::IsUnknown => sql!("CAST(NULL AS timestamp)"),
+                },
+            ),
+            _ => sql!(""),
+        };
         sql!(
-            "SELECT {columns}, least({name}.since, {earliest}) AS since, {name}.events\nFROM (\n  {keys}\n) AS {name}\nLEFT JOIN {table} AS derived\n  ON {on}\nGROUP BY {columns}, {name}.since, {name}.events",
+            "SELECT {columns}, least({name}.since, {earliest}) AS since, {name}.events{split}\nFROM (\n  {keys}\n) AS {name}\nLEFT JOIN {table} AS derived\n  ON {on}\nGROUP BY {columns}, {name}.since, {name}.events",
             columns = join(self.about.key.iter().map(column), ", "),
             name = name,
             earliest = earliest,
+            split = split,
             keys = keys.indented(2),
             table = derived.table,
             on = join(on, " AND "),
@@ -603,6 +731,71 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_come_back_say_when_they_were_away() {
+        let with = format!(
+            r#"{{{SESSIONS}, "until": "derived.sessions.last_at", "expand-by": ["domain_userid"]}}"#
+        );
+        let derived = ["session_id", "first_at", "last_at"];
+        conversation(&with, &derived).check_golden("sql/until.postgres.sql");
+        // Nothing is known of rows that are not there yet.
+        let text = conversation(&with, &[]).golden();
+        assert!(!text.contains("again") && !text.contains("split"), "{text}");
+    }
+
+    fn runaways(list: &[&str], keys: i64) -> Answer {
+        let named: Vec<[Option<&str>; 1]> = list.iter().map(|&key| [Some(key)]).collect();
+        let named: Vec<&[Option<&str>]> = named.iter().map(|row| &row[..]).collect();
+        let counts: Vec<_> = list.iter().map(|_| [Some(keys), Some(400)]).collect();
+        let counts: Vec<&[Option<i64>]> = counts.iter().map(|row| &row[..]).collect();
+        stepwell_sdk::testing::beside(
+            rows(&["stepwell_key"], &named),
+            stepwell_sdk::testing::ints(&["stepwell_keys", "stepwell_events"], &counts),
+        )
+    }
+
+    #[test]
+    fn keys_that_never_end_are_left_as_they_are() {
+        let with = |then: &str| {
+            format!(r#"{{{SESSIONS}, "runaway": {{"longer-than": "30 days", "then": "{then}"}}}}"#)
+        };
+        let asked = "keys whose events lie too far apart";
+        let conversation = |then: &str| conversation(&with(then), &["session_id", "first_at"]);
+        conversation("freeze")
+            .answer(asked, runaways(&["a", "b", "c", "d", "e"], 7))
+            .check_golden("sql/freeze.postgres.sql");
+
+        let text = conversation("compute")
+            .answer(asked, runaways(&["a"], 1))
+            .golden();
+        assert!(
+            !text.contains("HAVING NOT") && !text.contains("frozen"),
+            "{text}"
+        );
+        assert!(
+            text.contains("1 keys have events that lie more than 30 days apart (a), and have 400 pending events; their rows are computed"),
+            "{text}"
+        );
+
+        let failed = conversation("fail").answer(asked, runaways(&["a", "b"], 2));
+        let failure = failed.outcome().0.unwrap_err();
+        assert_eq!(
+            (failure.code.as_str(), failure.setting.as_deref()),
+            ("runaway-keys", Some("/runaway"))
+        );
+        assert_eq!(
+            failure.message,
+            "2 keys have events that lie more than 30 days apart (a; b)"
+        );
+        // None is too long, and nothing of the kind is asked where nothing is run.
+        let (plan, _) = conversation("fail")
+            .answer(asked, runaways(&[], 0))
+            .outcome();
+        assert!(plan.unwrap().notes.is_empty());
+        let (plan, questions) = conversation("fail").with_trait("planned").outcome();
+        assert!(plan.is_ok() && !questions.iter().any(|question| question.label == asked));
+    }
+
+    #[test]
     fn keys_that_share_a_value_follow() {
         let with =
             format!(r#"{{{SESSIONS}, "expand-by": ["domain_userid"], "events": "event_ids"}}"#);
@@ -652,6 +845,33 @@ mod tests {
                 Some("/since")
             )
         );
+        let until = |column: &str| {
+            let with = format!(r#"{{{SESSIONS}, "until": "{column}"}}"#);
+            let failure = conversation(&with, &["session_id", "first_at"]).outcome().0;
+            let failure = failure.unwrap_err();
+            (failure.code, failure.setting)
+        };
+        let at = Some("/until".to_owned());
+        assert_eq!(until("derived.days.at"), ("other-table".into(), at.clone()));
+        assert_eq!(
+            until("derived.sessions.last_at"),
+            ("missing-column".into(), at)
+        );
+        let found = failure(
+            r#"{"batches": "batches", "key": ["a"], "into": "ids", "runaway": {"longer-than": "1 day", "then": "fail"}}"#,
+        );
+        assert_eq!(
+            (found.code.as_str(), found.setting.as_deref()),
+            ("no-since", Some("/runaway"))
+        );
+        let found = failure(&format!(
+            r#"{{{SESSIONS}, "expand-by": ["user_id"], "runaway": {{"longer-than": "1 day", "then": "freeze"}}}}"#
+        ));
+        assert_eq!(found.code, "others-depend");
+        let found = failure(&format!(
+            r#"{{{SESSIONS}, "until": "derived.sessions.at", "runaway": {{"longer-than": "1 day", "then": "freeze"}}}}"#
+        ));
+        assert_eq!(found.code, "stale-until");
         let found = failure(r#"{"batches": "batches", "key": {"since": "a"}, "into": "ids"}"#);
         assert_eq!(found.code, "key-name");
         let found = failure(r#"{"batches": "other", "key": ["a"], "into": "ids"}"#);

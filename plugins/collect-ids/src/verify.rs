@@ -7,7 +7,7 @@ use stepwell_sdk::request::Verify;
 use stepwell_sdk::sql::{Ident, Literal, Sql, join};
 use stepwell_sdk::{scratch, sql};
 
-use crate::{Collect, groups, named_keys};
+use crate::{Collect, Runaway, groups, named_keys};
 
 impl Collect<'_> {
     /// Collects keys from the processed batches alone, never from derived rows, whose truth is in question; and reads all
@@ -20,6 +20,14 @@ impl Collect<'_> {
         reads.extend(self.since.iter().map(|since| since.0.table.clone()));
         let mut plan =
             Plan::new().run_all(scratch::fill(run, &into, "collect ids", &select, &reads));
+        if let (Some(runaway), true) = (with.runaway, self.about.frozen) {
+            let update = self.note_frozen(&runaway)?;
+            plan = plan.run(
+                Statement::new("note ids whose rows may be frozen", update)
+                    .reads_all(&reads)
+                    .writes(&into),
+            );
+        }
         if growing {
             let update = self.note_unsettled()?;
             plan = plan.run(
@@ -163,11 +171,32 @@ impl Collect<'_> {
             .iter()
             .map(|column| sql!("ids.{name} = unsettled.{name}", name = Ident(&column.name)));
         Ok(sql!(
-            "UPDATE {into} AS ids\nSET events = unsettled.events\nFROM (\n  SELECT {keys}, count(*) AS events\n  {from}\n    AND batches.events_before IS NOT NULL\n  GROUP BY {groups}\n) AS unsettled\nWHERE {same}",
+            "UPDATE {into} AS ids\nSET events = unsettled.events\nFROM (\n  SELECT {keys}, count(*) AS events\n  {from}\n    AND batches.events_before IS NOT NULL\n  GROUP BY {groups}\n) AS unsettled\nWHERE {same}\n  AND ids.events = 0",
             into = self.run.scratch(self.with.into.alias()),
             keys = named_keys(self.with.key.names()),
             from = self.keyed_in_batches()?.indented(2),
             groups = groups(self.about.key.len()),
+            same = join(same, " AND "),
+        ))
+    }
+
+    /// Makes `events` of the ids negative whose rows may be frozen. A run freezes a row by events that all are processed by
+    /// now, so a key that is not too long here never was.
+    fn note_frozen(&self, runaway: &Runaway) -> Result<Sql, Failure> {
+        let same = self
+            .about
+            .key
+            .iter()
+            .map(|column| sql!("ids.{name} = runaway.{name}", name = Ident(&column.name)));
+        let time = Ident(&self.source.time);
+        Ok(sql!(
+            "UPDATE {into} AS ids\nSET events = -1\nFROM (\n  SELECT {keys}\n  {from}\n  GROUP BY {groups}\n  HAVING CAST(max(e.{time}) AS timestamp) - CAST(min(e.{time}) AS timestamp) > {length}\n) AS runaway\nWHERE {same}",
+            into = self.run.scratch(self.with.into.alias()),
+            keys = named_keys(self.with.key.names()),
+            from = self.keyed_in_batches()?.indented(2),
+            groups = groups(self.about.key.len()),
+            time = time,
+            length = runaway.interval(),
             same = join(same, " AND "),
         ))
     }

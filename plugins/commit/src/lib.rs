@@ -403,8 +403,7 @@ mod tests {
             batches: "batches".into(),
             bounded: true,
             contexts: vec![],
-            all: false,
-            indexed: false,
+            ..Ids::default()
         };
         let batches = Batches {
             batches: 1,

@@ -43,7 +43,7 @@ pub fn plan(run: &Run, with: &With, verify: &Verify, ask: &mut Ask<'_>) -> Resul
             ids_key,
             key: &key,
             columns: common(&target, &source),
-            growing: batches.reopened > 0,
+            left_out: batches.reopened > 0 || about.frozen,
         };
         let compared = match target.is_empty() {
             true => sides.without_table(ask)?,
@@ -125,8 +125,9 @@ struct Sides<'a> {
     ids_key: Vec<String>,
     key: &'a [String],
     columns: Vec<Common>,
-    /// Whether some ids are left out, since the next run computes them again.
-    growing: bool,
+    /// Whether some ids are left out: those that the next run computes again have events, those whose rows may be frozen
+    /// negative ones.
+    left_out: bool,
 }
 
 impl Sides<'_> {
@@ -156,11 +157,16 @@ impl Sides<'_> {
             schema,
             ..self.table_report()
         };
-        if self.growing {
+        if self.left_out {
             table.unsettled = self.count(
                 ask,
                 "unsettled ids",
                 &sql!("{ids} WHERE events > 0", ids = self.ids),
+            )?;
+            table.frozen = self.count(
+                ask,
+                "frozen ids",
+                &sql!("{ids} WHERE events < 0", ids = self.ids),
             )?;
         }
         if table.missing + table.surplus + table.differing > 0 {
@@ -197,6 +203,7 @@ impl Sides<'_> {
             surplus: 0,
             differing: 0,
             unsettled: 0,
+            frozen: 0,
             columns: Vec::new(),
             schema: Vec::new(),
             named: Vec::new(),
@@ -393,12 +400,12 @@ impl Sides<'_> {
         }
     }
 
-    /// The condition that row `r` is not about to be computed again.
+    /// The condition that row `r` is neither about to be computed again nor frozen.
     fn settled(&self) -> Option<Sql> {
-        self.growing.then(|| {
+        self.left_out.then(|| {
             sql!(
                 "NOT {unsettled}",
-                unsettled = self.in_ids(&sql!(" AND ids.events > 0"))
+                unsettled = self.in_ids(&sql!(" AND ids.events <> 0"))
             )
         })
     }

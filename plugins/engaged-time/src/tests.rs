@@ -19,8 +19,7 @@ fn conversation(key: &[(&str, &str)], with: &str) -> Conversation<With, Shape> {
         batches: "batches".into(),
         bounded: true,
         contexts: vec![],
-        all: false,
-        indexed: false,
+        ..Ids::default()
     };
     Conversation::new(shape, with)
         .about("visitor_day_ids", &ids)

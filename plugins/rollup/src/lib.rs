@@ -130,6 +130,7 @@ fn coarse(with: &With, fine: &Ids) -> Result<Ids, Failure> {
         // `since` is the time since which the touched rows' events count, not those of all rows of a coarser id.
         bounded: false,
         indexed: false,
+        split: false,
         ..fine.clone()
     })
 }
@@ -299,6 +300,7 @@ mod tests {
             contexts: vec![],
             all,
             indexed: true,
+            ..Ids::default()
         };
         Conversation::new(plan, with)
             .about("visitor_day_ids", &ids)

@@ -25,7 +25,7 @@ fn conversation() -> Conversation<With, Shape> {
         bounded: true,
         contexts: vec![],
         all: true,
-        indexed: false,
+        ..Ids::default()
     };
     let columns = [
         "event_id",

@@ -1,7 +1,7 @@
 //! Each event once.
 
 use crate::catalog::ColumnInfo;
-use crate::incremental::{Ids, key_alias};
+use crate::incremental::{Ids, Stretches, key_alias};
 use crate::planner::Run;
 use crate::settings::Expr;
 use crate::sql;
@@ -60,6 +60,8 @@ pub struct Counted<'a> {
     /// Whether a row's place in the table can decide between equal copies, as it can in an ordinary table
     /// ([`catalog::is_plain_table`](crate::catalog::is_plain_table)).
     pub place: bool,
+    /// Reads the events from these stretches of time alone, which hold all of them ([`Ids::stretches`]).
+    pub stretches: Option<&'a Stretches>,
 }
 
 impl Ids {
@@ -79,7 +81,7 @@ impl Ids {
         columns: &[Sql],
     ) -> Result<Sql, Failure> {
         let place = counted.place && counted.dedupe.is_some();
-        let events = self.events(run, alias, place)?;
+        let events = self.events_within(run, alias, place, counted.stretches)?;
         let events = match counted.condition {
             Some(condition) => filtered(&events, condition),
             None => events,

@@ -23,6 +23,12 @@ pub struct Case {
     /// How long a batch is left alone after it was loaded, in minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settle_minutes: Option<i64>,
+    /// Whether rows keep their last time, so that events are read in stretches of time.
+    #[serde(default)]
+    pub until: bool,
+    /// Keys that are longer stay as they are, in days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze_days: Option<i64>,
     /// By their place in [`PLAYBOOKS`](super::playbooks::PLAYBOOKS).
     pub playbooks: Vec<usize>,
     /// In this order. A run of all playbooks follows the last one.
@@ -133,6 +139,8 @@ impl Case {
             key_indexes: dice.percent(50),
             own_manifests: dice.percent(30),
             settle_minutes: None,
+            until: false,
+            freeze_days: None,
             playbooks: match chosen.is_empty() {
                 true => vec![dice.index(playbooks)],
                 false => chosen,
@@ -150,6 +158,10 @@ impl Case {
         }
         if dice.percent(35) {
             case.settle_minutes = Some(dice.pick(&[11, 60, 300]));
+        }
+        case.until = dice.percent(60);
+        if dice.percent(20) {
+            case.freeze_days = Some(dice.pick(&[1, 20, 45]));
         }
         case
     }

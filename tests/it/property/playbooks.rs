@@ -17,8 +17,10 @@ pub struct Playbook {
     /// Its key.
     pub key: &'static str,
     workflow: fn() -> String,
-    /// Its rows, column by column in the table's order.
-    pub rows: &'static str,
+    /// Its rows, column by column in the table's order; `{last}` stands for the column that keeps a row's last time.
+    rows: &'static str,
+    /// The keys whose events lie more than `{days}` days apart; none where their rows cannot be frozen.
+    runaway: Option<&'static str>,
     /// The keys whose rows depend on an unsettled event.
     pub unsettled: &'static str,
 }
@@ -45,9 +47,61 @@ impl Playbook {
                 &format!("into: batches, settle: {minutes} minutes{loaded_at} }}"),
             ),
         };
+        let table = self.table;
+        let text = match self.last(case) {
+            None => text,
+            Some(_) => text
+                .replace(
+                    "        first_collector_tstamp: min(collector_tstamp)\n",
+                    "        first_collector_tstamp: min(collector_tstamp)\n        last_at: max(collector_tstamp)\n",
+                )
+                .replace("AS first_at, count(*)", "AS first_at, max(e.collector_tstamp) AS last_at, count(*)")
+                .replace(
+                    "      since: ",
+                    &format!("      until: derived.{table}.last_at\n      since: "),
+                ),
+        };
+        let text = match (case.freeze_days, self.runaway) {
+            (Some(days), Some(_)) => text.replace(
+                "      since: ",
+                &format!(
+                    "      runaway: {{ longer-than: {days} days, then: freeze }}\n      since: "
+                ),
+            ),
+            _ => text,
+        };
         // What defrag does changes no row, and takes longer than everything else.
         let text = text.split("\n  - id: defrag").next().unwrap_or_default();
         format!("{text}\nmanifest: {}\n", self.manifest(case))
+    }
+
+    /// Returns the SELECT of its rows for a case.
+    pub fn rows(&self, case: &Case) -> String {
+        let last = self.last(case).unwrap_or_default();
+        // In the days of visitors it is the last column.
+        let at_the_end = last.trim_end_matches(',');
+        let comma = if last.is_empty() { "" } else { "," };
+        self.rows
+            .replace("{last_of_all}", &format!("{comma}{at_the_end}"))
+            .replace("{last}", last)
+    }
+
+    /// Returns the SELECT of the keys whose rows may be frozen.
+    pub fn frozen(&self, case: &Case) -> Option<String> {
+        let (runaway, days) = (self.runaway?, case.freeze_days?);
+        Some(runaway.replace("{days}", &days.to_string()))
+    }
+
+    /// The column that keeps a row's last time; none where nothing goes by it, or rows may be frozen.
+    fn last(&self, case: &Case) -> Option<&'static str> {
+        if !case.until || self.frozen(case).is_some() {
+            return None;
+        }
+        match self.name {
+            "sessions" | "visitor_days" => Some(" max(collector_tstamp) AS last_at,"),
+            "stitched" => Some(" max(s.collector_tstamp) AS last_at,"),
+            _ => None,
+        }
     }
 
     /// Returns the table of its processed batches.
@@ -68,7 +122,7 @@ pub const PLAYBOOKS: [Playbook; 4] = [
         workflow: || read("sessions.yaml"),
         rows: "
             SELECT domain_sessionid AS session_id, min(domain_userid) AS domain_userid, min(derived_tstamp) AS start_tstamp,
-              max(derived_tstamp) AS end_tstamp, min(collector_tstamp) AS first_collector_tstamp, count(*) AS events,
+              max(derived_tstamp) AS end_tstamp, min(collector_tstamp) AS first_collector_tstamp,{last} count(*) AS events,
               sum(CASE event_name WHEN 'page_view' THEN 1 ELSE 0 END)::bigint AS page_views,
               count(DISTINCT page.id) AS pages,
               10 * sum(CASE event_name WHEN 'page_ping' THEN 1 ELSE 0 END)::bigint AS engaged_seconds,
@@ -78,6 +132,9 @@ pub const PLAYBOOKS: [Playbook; 4] = [
             FROM once
             LEFT JOIN page ON page.root_id = once.event_id
             GROUP BY domain_sessionid",
+        runaway: Some("
+            SELECT domain_sessionid AS session_id FROM counted WHERE domain_sessionid IS NOT NULL
+            GROUP BY 1 HAVING max(collector_tstamp) - min(collector_tstamp) > interval '{days} days'"),
         unsettled: "SELECT domain_sessionid AS session_id FROM unsettled WHERE domain_sessionid IS NOT NULL",
     },
     Playbook {
@@ -88,7 +145,7 @@ pub const PLAYBOOKS: [Playbook; 4] = [
         rows: "
             SELECT domain_userid AS visitor, derived_tstamp::date AS day, count(DISTINCT domain_sessionid) AS sessions,
               count(nullif(event_name = 'page_view', false)) AS page_views, count(*) AS events,
-              min(collector_tstamp) AS first_collector_tstamp
+              min(collector_tstamp) AS first_collector_tstamp{last_of_all}
             FROM (
               SELECT *, row_number() OVER (
                 PARTITION BY domain_userid, derived_tstamp::date, event_id ORDER BY collector_tstamp, etl_tstamp, place) AS nth
@@ -96,6 +153,10 @@ pub const PLAYBOOKS: [Playbook; 4] = [
             ) AS copies
             WHERE nth = 1 AND domain_userid IS NOT NULL AND derived_tstamp IS NOT NULL
             GROUP BY 1, 2",
+        runaway: Some("
+            SELECT domain_userid AS visitor, derived_tstamp::date AS day FROM counted
+            WHERE domain_userid IS NOT NULL AND derived_tstamp IS NOT NULL
+            GROUP BY 1, 2 HAVING max(collector_tstamp) - min(collector_tstamp) > interval '{days} days'"),
         unsettled: "
             SELECT domain_userid AS visitor, derived_tstamp::date AS day FROM unsettled
             WHERE domain_userid IS NOT NULL AND derived_tstamp IS NOT NULL",
@@ -120,6 +181,9 @@ pub const PLAYBOOKS: [Playbook; 4] = [
             JOIN page ON page.root_id = copies.event_id
             WHERE nth = 1 AND page.id IS NOT NULL
             GROUP BY page.id",
+        runaway: Some("
+            SELECT c.id AS page_view_id FROM counted JOIN atomic.com_snowplowanalytics_snowplow_web_page_1 AS c ON c.root_id = event_id
+            GROUP BY 1 HAVING max(collector_tstamp) - min(collector_tstamp) > interval '{days} days'"),
         unsettled: "
             SELECT c.id AS page_view_id FROM unsettled
             JOIN atomic.com_snowplowanalytics_snowplow_web_page_1 AS c ON c.root_id = event_id",
@@ -130,13 +194,14 @@ pub const PLAYBOOKS: [Playbook; 4] = [
         key: "session_id",
         workflow: || STITCHED.to_owned(),
         rows: "
-            SELECT s.domain_sessionid AS session_id, min(s.collector_tstamp) AS first_at, count(*) AS events,
+            SELECT s.domain_sessionid AS session_id, min(s.collector_tstamp) AS first_at,{last} count(*) AS events,
               max(s.domain_userid) AS visitor, max((
                 SELECT u.user_id FROM once AS u
                 WHERE u.domain_userid = s.domain_userid AND u.user_id IS NOT NULL
                 ORDER BY u.collector_tstamp DESC, u.event_id DESC, u.user_id DESC LIMIT 1)) AS known_as
             FROM once AS s
             GROUP BY s.domain_sessionid",
+        runaway: None,
         unsettled: "
             SELECT e.domain_sessionid AS session_id
             FROM (SELECT domain_sessionid, domain_userid FROM counted

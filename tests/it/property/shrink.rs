@@ -96,6 +96,8 @@ fn candidates(case: &Case) -> Vec<Case> {
         |case: &mut Case| case.key_indexes = true,
         |case: &mut Case| case.own_manifests = false,
         |case: &mut Case| case.settle_minutes = None,
+        |case: &mut Case| case.until = false,
+        |case: &mut Case| case.freeze_days = None,
     ];
     for simplify in simpler {
         let mut simple = case.clone();

@@ -100,6 +100,13 @@ fn details(found: &Table) -> String {
             count(found.unsettled, "key", "keys")
         );
     }
+    if found.frozen > 0 {
+        text += &format!(
+            "note: {}: {} with events too far apart were not compared; runs may leave their rows as they are (`runaway:`)\n",
+            found.table,
+            count(found.frozen, "key", "keys")
+        );
+    }
     text
 }
 

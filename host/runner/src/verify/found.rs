@@ -97,6 +97,9 @@ pub struct Table {
     pub differing: u64,
     /// Keys that were left out, since the next run computes them again.
     pub unsettled: u64,
+    /// Keys that were left out, since their events lie so far apart that runs may leave their rows as they are.
+    #[serde(default)]
+    pub frozen: u64,
     /// The columns that differ, with the number of rows in which they do.
     pub columns: Vec<Column>,
     /// Columns that one side alone has, in words.

@@ -80,8 +80,7 @@ mod tests {
             batches: "batches".into(),
             bounded: true,
             contexts: Vec::new(),
-            all: false,
-            indexed: false,
+            ..Ids::default()
         }
     }
 
