@@ -11,8 +11,7 @@
 //!
 //! In reading order: [`boundary`] is the component alone, with its limits and without ([`unlimited`]), on made-up rows
 //! ([`rows`]); [`steps`] is a step in a run, on a server, and [`rivals`] is who else could do its work; [`starts`] is how
-//! long a plugin takes to be ready; [`components`] builds what runs; [`table`] is how it is told. What other benchmarks
-//! do alike stands in `../common`.
+//! long a plugin takes to be ready; [`components`] builds what runs. What other benchmarks do alike stands in `../common`.
 
 mod boundary;
 mod components;
@@ -32,6 +31,7 @@ mod rows;
 mod server;
 mod starts;
 mod steps;
+#[path = "../common/table.rs"]
 mod table;
 mod unlimited;
 
