@@ -17,6 +17,7 @@ mod property;
 mod proxy;
 mod real;
 mod reducers;
+mod refresh;
 mod run;
 mod strangers;
 mod workflows;

@@ -1,9 +1,9 @@
 //! What to do when computed rows have other columns than the derived table.
 
 use stepwell_sdk::catalog::ColumnInfo;
-use stepwell_sdk::planner::{Run, Statement};
+use stepwell_sdk::planner::{Ask, Run, Statement, Stop, question, text};
 use stepwell_sdk::sql::{Ident, Sql, TableName};
-use stepwell_sdk::{Failure, sql};
+use stepwell_sdk::{Failure, Question, sql};
 
 use crate::OnSchemaChange;
 
@@ -108,6 +108,53 @@ impl Difference {
         Ok(dropped.chain(changed).chain(added).collect())
     }
 
+    /// Makes sure that no column takes something with it that people made, and that nobody would miss before it is too
+    /// late: an index over several columns, a constraint, what was granted on the column or said about it. What is of a
+    /// dropped column alone goes with it.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] that names them.
+    pub fn check_losses(
+        &self,
+        policy: OnSchemaChange,
+        run: &Run,
+        table: &TableName,
+        pointer: &str,
+        ask: &mut Ask<'_>,
+    ) -> Result<(), Stop> {
+        let changes = !self.dropped.is_empty() || !self.changed.is_empty();
+        if !changes || policy != OnSchemaChange::Rebuild || !run.full_refresh() {
+            return Ok(());
+        }
+        let changed = |name: &str| self.changed.iter().any(|(column, ..)| column == name);
+        let dropped = |name: &str| self.dropped.iter().any(|column| column.name == name);
+        let mut lost: Vec<String> = Vec::new();
+        for row in ask.one(hangs_on(table))?.iter() {
+            let (Some(column), Some(what)) = (row.text("column"), row.text("what")) else {
+                continue;
+            };
+            let alone = row.bool("alone").unwrap_or(false);
+            if changed(column) || dropped(column) && !alone {
+                let words = format!("{what}, with column \"{column}\"");
+                lost.extend((!lost.contains(&words)).then_some(words));
+            }
+        }
+        match lost.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::new(
+                "would-be-lost",
+                format!(
+                    "other columns for table {table} would lose what hangs on them: {}",
+                    lost.join("; ")
+                ),
+            )
+            .with_setting(pointer)
+            .with_help("Drop it, run with --full-refresh again, and make it anew; or compute the columns that the table has.")
+            .into()),
+        }
+    }
+
     fn words(&self) -> String {
         self.list().join("; ")
     }
@@ -139,6 +186,46 @@ impl Difference {
             _ => "Set `on-schema-change: rebuild` and run once with --full-refresh, or compute the columns that the table has.".into(),
         }
     }
+}
+
+/// Asks what hangs on single columns of a table, and whether it would be of no use without that column.
+fn hangs_on(table: &TableName) -> Question {
+    question(
+        &format!("what hangs on the columns of {table}"),
+        sql!(
+            "SELECT DISTINCT a.attname::text AS column,
+              CASE
+                WHEN r.ev_class IS NOT NULL THEN 'view ' || r.ev_class::regclass
+                ELSE pg_describe_object(d.classid, d.objid, d.objsubid)
+              END AS what,
+              d.deptype = 'a' AND NOT EXISTS (
+                SELECT FROM pg_catalog.pg_depend AS o
+                WHERE o.classid = d.classid AND o.objid = d.objid
+                  AND o.refclassid = d.refclassid AND o.refobjid = d.refobjid
+                  AND o.refobjsubid NOT IN (0, d.refobjsubid)
+              ) AS alone
+            FROM pg_catalog.pg_class AS c
+            JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+            JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+            JOIN pg_catalog.pg_depend AS d
+              ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = c.oid AND d.refobjsubid = a.attnum
+            LEFT JOIN pg_catalog.pg_rewrite AS r
+              ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND r.oid = d.objid
+            WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
+            UNION
+            SELECT a.attname::text, CASE
+                WHEN a.attacl IS NOT NULL THEN 'grants on it'
+                ELSE 'the comment on it'
+              END, true
+            FROM pg_catalog.pg_class AS c
+            JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+            JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+            WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
+              AND (a.attacl IS NOT NULL OR col_description(c.oid, a.attnum) IS NOT NULL)
+            ORDER BY 1, 2"
+        ),
+        vec![text(table.schema()), text(table.name())],
+    )
 }
 
 #[cfg(test)]

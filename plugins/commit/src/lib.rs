@@ -108,8 +108,9 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             false => {
                 let difference = Difference::between(&target, &source);
                 let pointer = format!("/replace/{at}/table");
-                let changes =
-                    difference.settle(with.on_schema_change, run, &replace.table.0, &pointer)?;
+                let policy = with.on_schema_change;
+                difference.check_losses(policy, run, &replace.table.0, &pointer, ask)?;
+                let changes = difference.settle(policy, run, &replace.table.0, &pointer)?;
                 swap.again(plan.run_all(changes), &source)
             }
         };
@@ -374,7 +375,7 @@ mod tests {
     use super::*;
     use stepwell_sdk::Answer;
     use stepwell_sdk::incremental::KeyColumn;
-    use stepwell_sdk::testing::{Conversation, rows};
+    use stepwell_sdk::testing::{Conversation, beside, bools, rows};
 
     fn columns(list: &[(&str, &str)]) -> Answer {
         let list: Vec<_> = list
@@ -468,13 +469,55 @@ mod tests {
         let fewer = [ROWS[0]];
         assert!(conversation("append", &ROWS, &fewer).outcome().0.is_err());
         assert!(conversation("rebuild", &ROWS, &fewer).outcome().0.is_err());
+        assert!(rebuilt(&fewer, &[]).is_ok());
+    }
+
+    /// What a full refresh makes of ROWS, given what hangs on the columns.
+    fn rebuilt(computed: &[(&str, &str)], hangs: &[[&str; 3]]) -> Result<(), Failure> {
+        let texts: Vec<[Option<&str>; 2]> = hangs
+            .iter()
+            .map(|&[column, what, _]| [Some(column), Some(what)])
+            .collect();
+        let texts: Vec<&[Option<&str>]> = texts.iter().map(|row| &row[..]).collect();
+        let alone: Vec<[Option<bool>; 1]> = hangs
+            .iter()
+            .map(|&[.., alone]| [Some(alone == "t")])
+            .collect();
+        let alone: Vec<&[Option<bool>]> = alone.iter().map(|row| &row[..]).collect();
+        let answer = beside(rows(&["column", "what"], &texts), bools(&["alone"], &alone));
+        conversation("rebuild", &ROWS, computed)
+            .with_trait("full-refresh")
+            .answer("what hangs on the columns of derived.sessions", answer)
+            .outcome()
+            .0
+            .map(drop)
+    }
+
+    #[test]
+    fn what_hangs_on_a_column_does_not_go_unseen() {
+        let alone = ["n", "index by_n", "t"];
+        let shared = ["n", "index by_both", "f"];
+        let kept = ["session_id", "index by_id", "t"];
+        let fewer = [ROWS[0]];
+        assert!(rebuilt(&fewer, &[alone, kept]).is_ok());
+        let failure = rebuilt(&fewer, &[alone, shared, kept]).unwrap_err();
+        assert_eq!(failure.code, "would-be-lost");
         assert!(
-            conversation("rebuild", &ROWS, &fewer)
-                .with_trait("full-refresh")
-                .outcome()
-                .0
-                .is_ok()
+            failure
+                .message
+                .ends_with(": index by_both, with column \"n\""),
+            "{}",
+            failure.message
         );
+        // Of a column that changes its type, nothing may go.
+        let other = [ROWS[0], (ROWS[1].0, "numeric")];
+        let failure = rebuilt(&other, &[alone, kept]).unwrap_err();
+        assert!(
+            failure.message.ends_with(": index by_n, with column \"n\""),
+            "{}",
+            failure.message
+        );
+        assert!(rebuilt(&other, &[kept]).is_ok());
     }
 
     #[test]
