@@ -18,6 +18,10 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// column, say.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
+/// Longest message that is taken from the server on a third party's session: a row of its query is one, and is kept until all
+/// of it is there. A reducer's row may have 32 MiB.
+const PLUGIN_MESSAGE_BYTES_MAX: u32 = (32 << 20) + (64 << 10);
+
 /// Returns the private server of a project. Nothing is started.
 pub fn local_server(project_dir: &Path) -> LocalServer {
     LocalServer::at(&project_dir.join(".stepwell"), LocalOptions::default())
@@ -103,6 +107,7 @@ pub(crate) async fn plugin(
         statement_timeout: Some(STATEMENT_TIMEOUT),
         lock_timeout: Some(LOCK_TIMEOUT),
         settings: Vec::new(),
+        message_bytes_max: Some(PLUGIN_MESSAGE_BYTES_MAX),
     };
     Session::connect(target, &options)
         .await
@@ -142,6 +147,7 @@ async fn open(
         statement_timeout: Some(warehouse.statement_timeout.unwrap_or(STATEMENT_TIMEOUT)),
         lock_timeout: Some(warehouse.lock_timeout.unwrap_or(LOCK_TIMEOUT)),
         settings: given.chain(more).collect(),
+        message_bytes_max: None,
     };
     Session::connect(target, &options)
         .await

@@ -4,18 +4,18 @@
 //! session sets: in the start-up packet, which costs no round trip, or afterwards, for servers and
 //! poolers that do not take it there.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::config::{SslMode as PgSslMode, SslNegotiation};
-use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error as PgError, NoTls, Socket};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error as PgError, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::{StatementError, WarehouseError, classify};
+use crate::guard::{Bound, Guarded, GuardedTls, Plain};
 use crate::param::Param;
 use crate::session::SessionOptions;
 use crate::target::{Endpoint, Place, Target};
@@ -56,6 +56,8 @@ pub(crate) struct Opened {
     pub shared: Arc<Shared>,
     /// Set where the connection is encrypted, for the canceller's connection to be so too.
     pub connector: Option<MakeRustlsConnect>,
+    /// Set where we made the connection ourselves, for the canceller's to be made so too.
+    pub dialled: Option<Endpoint>,
     pub server: String,
     /// As the server says it: `15.5 (Debian 15.5-1)`.
     pub version: String,
@@ -69,6 +71,8 @@ pub(crate) struct Shared {
     pub cancel_asked: AtomicBool,
     /// The server's last words before it closed the connection.
     pub said: OnceLock<Box<StatementError>>,
+    /// Whether the connection was closed for a message that was too long.
+    pub too_large: AtomicBool,
 }
 
 /// Tries the target's hosts in order and returns the first connection.
@@ -112,11 +116,12 @@ async fn open_endpoint(
     let settings = settings(options);
     let own = config.get_options().unwrap_or_default().to_owned();
     config.options(format!("{own}{}", startup_options(&settings)));
-    match open_as_encrypted(target, endpoint, &config).await {
+    let most = options.message_bytes_max;
+    match open_as_encrypted(target, endpoint, &config, most).await {
         Err(error) if refuses_settings(&error) => {
             // A server that does not know one of them, or a pooler: set what can be set afterwards.
             config.options(own);
-            let mut opened = open_as_encrypted(target, endpoint, &config).await?;
+            let mut opened = open_as_encrypted(target, endpoint, &config, most).await?;
             set_afterwards(&opened, &settings).await?;
             opened.pinned_at_start = false;
             Ok(opened)
@@ -130,6 +135,7 @@ async fn open_as_encrypted(
     target: &Target,
     endpoint: &Endpoint,
     config: &Config,
+    message_bytes_max: Option<u32>,
 ) -> Result<Opened, WarehouseError> {
     use PgSslMode::{Disable, Prefer, Require};
 
@@ -144,15 +150,17 @@ async fn open_as_encrypted(
         SslMode::Prefer => (Prefer, Some(Disable)),
         SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => (Require, None),
     };
-    let failed = match open_once(target, endpoint, config, first).await {
+    let failed = match open_once(target, endpoint, config, first, message_bytes_max).await {
         Ok(opened) => return Ok(opened),
         Err(failed) => failed,
     };
     match second {
         // Only what another choice of encryption may mend; a wrong password is not tried twice.
-        Some(second) if failed.encryption_matters() => open_once(target, endpoint, config, second)
-            .await
-            .map_err(|failed| failed.error),
+        Some(second) if failed.encryption_matters() => {
+            open_once(target, endpoint, config, second, message_bytes_max)
+                .await
+                .map_err(|failed| failed.error)
+        }
         _ => Err(failed.error),
     }
 }
@@ -173,6 +181,7 @@ async fn open_once(
     endpoint: &Endpoint,
     config: &Config,
     mode: PgSslMode,
+    message_bytes_max: Option<u32>,
 ) -> Result<Opened, Failed> {
     let server = endpoint.to_string();
     let mut config = config.clone();
@@ -190,34 +199,54 @@ async fn open_once(
         .get_connect_timeout()
         .copied()
         .unwrap_or(LOGIN_TIMEOUT);
+    let shared = Arc::<Shared>::default();
+    let bound = message_bytes_max.map(|bytes_max| Bound {
+        bytes_max,
+        shared: shared.clone(),
+    });
+    let dialled = (connector.is_none() && bound.is_some()).then(|| endpoint.clone());
     let opening = async {
-        match connector.clone() {
-            Some(connector) => start(&config, connector).await,
-            None => start(&config, NoTls).await,
+        match (connector.clone(), bound) {
+            (Some(connector), None) => Ok(start(config.connect(connector), shared).await),
+            (None, None) => Ok(start(config.connect(NoTls), shared).await),
+            (Some(inner), Some(bound)) => {
+                let guarded = GuardedTls { inner, bound };
+                Ok(start(config.connect(guarded), shared).await)
+            }
+            (None, Some(bound)) => {
+                let stream = Guarded::new(Plain::dial(endpoint).await?, bound);
+                Ok(start(config.connect_raw(stream, NoTls), shared).await)
+            }
         }
+    };
+    let unreachable = |source: std::io::Error| {
+        let server = server.clone();
+        let error = WarehouseError::Unreachable {
+            server,
+            source: source.into(),
+        };
+        Failed { error, tls: false }
     };
     // tokio-postgres limits each socket alone, and a name may have several addresses.
     match tokio::time::timeout(connect_timeout + LOGIN_TIMEOUT, opening).await {
-        Ok(Ok((client, shared, version))) => Ok(Opened {
+        Ok(Err(source)) => Err(unreachable(source)),
+        Ok(Ok(Ok((client, shared, version)))) => Ok(Opened {
             client,
             shared,
             connector,
+            dialled,
             server,
             version,
             pinned_at_start: true,
         }),
-        Ok(Err(error)) => {
+        Ok(Ok(Err(error))) => {
             let tls = classify::is_tls(&error);
             let error = classify::connect(error, &server, target.user(), target.database());
             Err(Failed { error, tls })
         }
         Err(elapsed) => {
             let source = std::io::Error::new(std::io::ErrorKind::TimedOut, elapsed);
-            let error = WarehouseError::Unreachable {
-                server,
-                source: source.into(),
-            };
-            Err(Failed { error, tls: false })
+            Err(unreachable(source))
         }
     }
 }
@@ -236,17 +265,19 @@ fn connector(target: &Target, server: &str) -> Result<MakeRustlsConnect, Failed>
     Ok(target.connector.get_or_init(|| made).clone())
 }
 
-async fn start<T>(config: &Config, tls: T) -> Result<(Client, Arc<Shared>, String), PgError>
+async fn start<S, T>(
+    connecting: impl Future<Output = Result<(Client, Connection<S, T>), PgError>>,
+    shared: Arc<Shared>,
+) -> Result<(Client, Arc<Shared>, String), PgError>
 where
-    T: MakeTlsConnect<Socket>,
-    T::Stream: Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (client, connection) = config.connect(tls).await?;
+    let (client, connection) = connecting.await?;
     let version = connection
         .parameter("server_version")
         .unwrap_or_default()
         .to_owned();
-    let shared = Arc::<Shared>::default();
     tokio::spawn(drive(connection, shared.clone()));
     Ok((client, shared, version))
 }

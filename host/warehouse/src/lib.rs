@@ -34,6 +34,7 @@ mod copy;
 pub mod error;
 mod explain;
 mod grouped;
+mod guard;
 pub mod local;
 mod param;
 mod rows;

@@ -16,9 +16,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::answer::{self, Answer, AnswerLimits};
 use crate::connect::{self, Opened, Shared};
 use crate::error::{WarehouseError, classify};
+use crate::guard::Plain;
 use crate::param::Param;
 use crate::rows::Rows;
-use crate::target::Target;
+use crate::target::{Endpoint, Target};
 
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -37,6 +38,9 @@ pub struct SessionOptions {
     /// More settings, which replace pinned ones of the same name. `work_mem` is 64MB if it is not
     /// among them.
     pub settings: Vec<(String, String)>,
+    /// The longest message that the server may send, a row among them, in bytes; none leaves it unbounded. One that is
+    /// longer closes the session, as [`WarehouseError::AnswerTooLarge`].
+    pub message_bytes_max: Option<u32>,
 }
 
 /// What a transaction may do.
@@ -57,6 +61,8 @@ pub struct Session {
     pub(crate) client: Client,
     shared: Arc<Shared>,
     connector: Option<MakeRustlsConnect>,
+    dialled: Option<Endpoint>,
+    message_bytes_max: Option<u32>,
     server: String,
     version: String,
     identity: String,
@@ -69,6 +75,7 @@ pub struct Session {
 pub struct Canceller {
     token: CancelToken,
     connector: Option<MakeRustlsConnect>,
+    dialled: Option<Endpoint>,
     shared: Arc<Shared>,
     server: String,
 }
@@ -90,6 +97,7 @@ impl Session {
             client,
             shared,
             connector,
+            dialled,
             server,
             version,
             pinned_at_start,
@@ -100,6 +108,8 @@ impl Session {
             client,
             shared,
             connector,
+            dialled,
+            message_bytes_max: options.message_bytes_max,
             server,
             version,
             identity,
@@ -289,6 +299,7 @@ impl Session {
         Canceller {
             token: self.client.cancel_token(),
             connector: self.connector.clone(),
+            dialled: self.dialled.clone(),
             shared: self.shared.clone(),
             server: self.server.clone(),
         }
@@ -344,6 +355,15 @@ impl Session {
     }
 
     pub(crate) fn failed(&self, error: PgError) -> WarehouseError {
+        if let (true, Some(limit)) = (
+            self.shared.too_large.load(Ordering::Relaxed),
+            self.message_bytes_max,
+        ) {
+            return WarehouseError::AnswerTooLarge {
+                limit: limit.into(),
+                unit: "bytes in one message",
+            };
+        }
         classify::statement(error, self.circumstances())
     }
 
@@ -380,21 +400,32 @@ impl Canceller {
     pub async fn cancel(&self) -> Result<(), WarehouseError> {
         self.shared.cancel_asked.store(true, Ordering::Relaxed);
         let asking = async {
-            match self.connector.clone() {
-                Some(connector) => self.token.cancel_query(connector).await,
-                None => self.token.cancel_query(NoTls).await,
-            }
+            let asked = match (&self.dialled, self.connector.clone()) {
+                (Some(endpoint), _) => {
+                    let stream = Plain::dial(endpoint)
+                        .await
+                        .map_err(|error| self.unreachable(error))?;
+                    self.token.cancel_query_raw(stream, NoTls).await
+                }
+                (None, Some(connector)) => self.token.cancel_query(connector).await,
+                (None, None) => self.token.cancel_query(NoTls).await,
+            };
+            asked.map_err(|error| classify::connect(error, &self.server, "", ""))
         };
         match tokio::time::timeout(CANCEL_TIMEOUT, asking).await {
-            Ok(asked) => asked.map_err(|error| classify::connect(error, &self.server, "", "")),
+            Ok(asked) => asked,
             Err(elapsed) => {
                 let source = std::io::Error::new(std::io::ErrorKind::TimedOut, elapsed);
-                let server = self.server.clone();
-                Err(WarehouseError::Unreachable {
-                    server,
-                    source: source.into(),
-                })
+                Err(self.unreachable(source))
             }
+        }
+    }
+
+    fn unreachable(&self, source: std::io::Error) -> WarehouseError {
+        let server = self.server.clone();
+        WarehouseError::Unreachable {
+            server,
+            source: source.into(),
         }
     }
 }

@@ -55,6 +55,7 @@ async fn what_could_change_a_statements_meaning_is_pinned() {
         statement_timeout: Some(Duration::from_millis(1500)),
         lock_timeout: Some(Duration::from_secs(2)),
         settings: vec![("geqo_threshold".into(), "7".into())],
+        message_bytes_max: None,
     };
     let target = server.target.with_database("pinned");
     let session = Session::connect(&target, &options)
@@ -276,6 +277,64 @@ async fn a_constraint_that_fails_at_commit() {
             .await
             .as_deref(),
         Some("0")
+    );
+}
+
+/// A row of another's query may have a gigabyte, and the client library would keep all of it.
+#[tokio::test]
+async fn a_message_that_is_too_long_never_arrives() {
+    let server = Server::shared();
+    let options = SessionOptions {
+        message_bytes_max: Some(1 << 20),
+        ..SessionOptions::default()
+    };
+    let connect = async || {
+        Session::connect(&server.target, &options)
+            .await
+            .expect("connected")
+    };
+    let limits = AnswerLimits {
+        rows: 10,
+        bytes: u64::MAX,
+    };
+    let session = connect().await;
+    // Together more than one message may have.
+    let fits = "SELECT repeat('x', 1000000) AS x FROM generate_series(1, 5)";
+    let answer = session.ask(fits, &[], &limits).await.expect("it fits");
+    assert_eq!(answer.rows, 5);
+    let canceller = session.canceller();
+    let pid = session.backend_pid().await.expect("a process");
+    let sleeping = session.execute("SELECT pg_sleep(60)", &[]);
+    let cancelling = async {
+        let other = server.session().await;
+        wait_for_sleep(&other, pid).await;
+        canceller.cancel().await.expect("asked");
+    };
+    let (slept, ()) = tokio::join!(sleeping, cancelling);
+    assert!(
+        matches!(slept, Err(WarehouseError::Cancelled(_))),
+        "{slept:?}"
+    );
+    for long in [
+        "SELECT repeat('x', 40000000) AS x",
+        "SELECT repeat('x', 1048577) AS x",
+    ] {
+        let session = connect().await;
+        let error = session.ask(long, &[], &limits).await.expect_err("too long");
+        assert_eq!(
+            error.to_string(),
+            "the answer has more than 1048576 bytes in one message"
+        );
+        assert!(
+            session.execute("SELECT 1", &[]).await.is_err(),
+            "it is closed"
+        );
+    }
+    let session = connect().await;
+    let error = session.execute("SELECT repeat('x', 40000000)", &[]).await;
+    assert!(
+        matches!(error, Err(WarehouseError::AnswerTooLarge { .. })),
+        "{error:?}"
     );
 }
 

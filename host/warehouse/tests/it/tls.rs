@@ -230,6 +230,28 @@ async fn a_cancel_over_tls() {
     );
 }
 
+/// What bounds the server's messages sees them decrypted.
+#[tokio::test]
+async fn a_message_that_is_too_long_over_tls() {
+    let secured = Secured::start(PASSWORD).await;
+    let query = secured.root("verify-full", &secured.right_ca);
+    let options = SessionOptions {
+        message_bytes_max: Some(1 << 20),
+        ..SessionOptions::default()
+    };
+    let session = Session::connect(&secured.target("localhost", &query), &options)
+        .await
+        .expect("connected");
+    assert!(encrypted(&session).await);
+    let fits = text(&session, "SELECT repeat('x', 1000000)", &[]).await;
+    assert_eq!(fits.map(|text| text.len()), Some(1_000_000));
+    let error = session.execute("SELECT repeat('x', 3000000)", &[]).await;
+    assert!(
+        matches!(error, Err(WarehouseError::AnswerTooLarge { .. })),
+        "{error:?}"
+    );
+}
+
 /// The plainest of set-ups: one self-signed certificate, which is the root as well.
 #[tokio::test]
 async fn a_self_signed_certificate_as_its_own_root() {
