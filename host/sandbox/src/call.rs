@@ -64,6 +64,9 @@ const ERROR_LOG_LINES: usize = 20;
 /// Text of wasmtime's private error for [`Limits::hostcall_bytes`]; a test holds it.
 const HOSTCALL_FUEL: &str = "fuel allocated for hostcalls has been exhausted";
 
+/// Text of wasmtime's private error for [`Limits::handles`]; a test holds it.
+const HANDLES: &str = "store handle limit exceeded";
+
 /// Returns a store in which a plugin cannot use more than `limits`.
 pub(crate) fn store(runtime: &Runtime, state: State, limits: &Limits) -> Store<State> {
     let mut store = Store::new(&runtime.engine, state);
@@ -127,18 +130,32 @@ fn explain(store: &mut Store<State>, error: &wasmtime::Error) -> CallError {
     if store.data().meter.is_stopped() {
         return CallError::Stopped;
     }
-    if error
-        .chain()
-        .any(|cause| cause.to_string().contains(HOSTCALL_FUEL))
-    {
-        return CallError::Limit(LimitError {
-            limit: Limit::Hostcall,
-            what: "data handed over in one call".to_owned(),
-            allowed: store.hostcall_fuel() as u64,
-            asked: None,
-            backtrace: backtrace(error),
-            log: last(lines),
-        });
+    let says = |text: &str| error.chain().any(|cause| cause.to_string().contains(text));
+    let unnumbered = [
+        (
+            HOSTCALL_FUEL,
+            Limit::Hostcall,
+            "data handed over in one call",
+            store.hostcall_fuel(),
+        ),
+        (
+            HANDLES,
+            Limit::Handles,
+            "resource handles alive at once",
+            store.max_component_handles(),
+        ),
+    ];
+    for (text, limit, what, allowed) in unnumbered {
+        if says(text) {
+            return CallError::Limit(LimitError {
+                limit,
+                what: what.to_owned(),
+                allowed: allowed as u64,
+                asked: None,
+                backtrace: backtrace(error),
+                log: last(lines),
+            });
+        }
     }
     CallError::Trap {
         message: trap_message(error, lines),

@@ -136,6 +136,8 @@ pub enum Limit {
     Text,
     /// [`Limits::reply_bytes`].
     Reply,
+    /// [`Limits::handles`].
+    Handles,
     /// [`Limits::output_rows`] or [`Limits::output_rows_per_row`].
     OutputRows,
     /// [`Limits::output_bytes`].
@@ -144,7 +146,7 @@ pub enum Limit {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Memory,
         Self::TableElements,
         Self::Cpu,
@@ -157,6 +159,7 @@ impl Limit {
         Self::Params,
         Self::Text,
         Self::Reply,
+        Self::Handles,
         Self::OutputRows,
         Self::OutputBytes,
     ];
@@ -174,6 +177,7 @@ impl Limit {
             Self::Statements => "statements",
             Self::Questions => "questions",
             Self::Params => "params",
+            Self::Handles => "handles",
             Self::Text => "text",
             Self::Reply => "reply",
             Self::OutputRows => "rows-out",
@@ -202,6 +206,7 @@ impl Limit {
             | Self::Statements
             | Self::Questions
             | Self::Params
+            | Self::Handles
             | Self::OutputRows => Unit::Count,
         }
     }

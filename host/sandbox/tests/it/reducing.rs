@@ -262,6 +262,93 @@ fn time_memory_and_rows_are_bounded() {
     );
 }
 
+/// Every export of a reducer is ended: `shape-of`, `open`, `push`, `finish`. What would run as its resource is dropped never
+/// runs: an instance that is over goes as a whole.
+#[test]
+fn a_loop_in_each_export_is_ended() {
+    let limits = Limits {
+        call_cpu: Duration::from_millis(30),
+        ..Limits::third_party()
+    };
+    let ended = |error: CallError, what: &str| match error {
+        CallError::Limit(error) => {
+            assert_eq!(error.limit, Limit::CallCpu, "{what}");
+            assert!(!error.backtrace.is_empty(), "{what}: it was somewhere");
+        }
+        other => panic!("{what}: {other:?}"),
+    };
+    let at = |what: &str| info(&format!(r#"{{"do":"{what}","key":["n"]}}"#));
+    let mut attempt = GUEST.attempt(&limits, 0).expect("it starts");
+    let spinning = attempt.next_shape(&at("spin-shape"), &[]);
+    ended(spinning.expect_err("shape-of"), "shape-of");
+    let spinning = GUEST.reducer(&limits, &at("spin-open"), &fields(), &fields());
+    ended(spinning.expect_err("open"), "open");
+    let mut reducer = open("spin", 0, &limits, &fields());
+    ended(reducer.push(&batch(1), false).expect_err("push"), "push");
+    let mut reducer = open("spin-finish", 0, &limits, &fields());
+    assert_eq!(reducer.push(&batch(1), false), Ok(Some(batch(1))));
+    ended(reducer.finish().expect_err("finish"), "finish");
+    let mut reducer = open("spin-drop", 0, &limits, &fields());
+    assert_eq!(reducer.push(&batch(1), false), Ok(Some(batch(1))));
+    assert_eq!(reducer.finish(), Ok(None));
+    drop(reducer);
+}
+
+#[test]
+fn a_crash_in_each_export_is_told() {
+    let crashed = |error: CallError, part: &str| match error {
+        CallError::Trap { message, .. } => assert!(message.contains(part), "{message}"),
+        other => panic!("{part}: {other:?}"),
+    };
+    let info = info(r#"{"do":"panic-open"}"#);
+    let opening = GUEST.reducer(&Limits::third_party(), &info, &fields(), &fields());
+    crashed(opening.expect_err("open"), "did not open");
+    let mut reducer = open("panic-finish", 0, &Limits::third_party(), &fields());
+    crashed(reducer.finish().expect_err("finish"), "did not finish");
+    assert_eq!(reducer.finish(), Err(CallError::Over));
+}
+
+/// A guest may make resources of its own, each of which the host keeps an entry for.
+#[test]
+fn handles_are_bounded() {
+    let limits = Limits {
+        handles: 100,
+        ..Limits::third_party()
+    };
+    assert_eq!(
+        open("handles", 90, &limits, &fields()).push(&batch(1), false),
+        Ok(Some(batch(1))),
+        "they fit"
+    );
+    let leaked = open("handles", 5_000, &limits, &fields()).push(&batch(1), false);
+    match leaked {
+        Err(CallError::Limit(error)) => {
+            assert_eq!((error.limit, error.allowed), (Limit::Handles, 100));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Lines that are not taken out give way to newer ones, and what a call hands over at its end is bounded as well.
+#[test]
+fn floods_of_lines_and_rows_are_bounded() {
+    let limits = Limits {
+        log_lines: 10,
+        hostcall_bytes: 1 << 20,
+        ..Limits::third_party()
+    };
+    let mut reducer = open("flood", 2_000, &limits, &fields());
+    assert_eq!(reducer.push(&batch(1), false), Ok(Some(batch(1))));
+    assert_eq!(reducer.attempt().log().len(), 10);
+    assert_eq!(reducer.attempt().log_dropped(), 2 * 2_000 - 10);
+    let mut reducer = open("huge-finish", 1_000_000, &limits, &fields()[..1]);
+    let given = reducer.finish();
+    assert!(
+        matches!(&given, Err(CallError::Limit(error)) if error.limit == Limit::Hostcall),
+        "{given:?}"
+    );
+}
+
 #[test]
 fn an_end_that_never_comes_is_an_error() {
     let mut reducer = open("empty-finish", 0, &Limits::own(), &fields()[..1]);

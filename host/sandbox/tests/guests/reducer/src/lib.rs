@@ -10,6 +10,7 @@ use exports::stepwell::step::reducing::{
 };
 use serde_json::Value;
 use stepwell::step::columnar::{Column, Layout, Values, Varlen};
+use stepwell::step::log;
 use stepwell::step::plans::{Publication, Question};
 use stepwell::step::shapes::Shape;
 use stepwell::step::types::Param;
@@ -49,6 +50,9 @@ impl Guest for Step {
         }
         if with["do"] == "fail-shape" {
             return Err(failure("no such column"));
+        }
+        if with["do"] == "spin-shape" {
+            spin();
         }
         let select = with["select"].as_str().unwrap_or("SELECT 1 AS id").to_owned();
         // Names of scratch tables are not known to who writes the settings.
@@ -154,8 +158,11 @@ struct Group {
 impl GuestReducer for State {
     fn open(run: RunInfo, input: Vec<Field>) -> Result<Reducer, Failure> {
         let with = settings(&run);
-        if with["do"] == "fail-open" {
-            return Err(failure("cannot open"));
+        match with["do"].as_str() {
+            Some("fail-open") => return Err(failure("cannot open")),
+            Some("panic-open") => panic!("the reducer did not open"),
+            Some("spin-open") => spin(),
+            _ => {}
         }
         let key = names(&with, "key");
         let at = |name: &String| input.iter().position(|field| field.name == *name);
@@ -181,9 +188,25 @@ impl GuestReducer for State {
             "copy" => return Ok(Some(copy(&input))),
             "fail-push" => return Err(failure("cannot push")),
             "panic" => panic!("the reducer gave up"),
-            "spin" => loop {
-                black_box(());
-            },
+            "spin" => spin(),
+            "flood" => {
+                for n in 0..self.size {
+                    log::emit(log::Level::Warn, &format!("line {n} {}", "x".repeat(1000)), &[]);
+                    eprintln!("and {n}");
+                }
+            }
+            "handles" => {
+                let input: Vec<Field> = Vec::new();
+                let opened = (0..self.size).map(|_| {
+                    Reducer::new(Self {
+                        what: String::new(),
+                        size: input.len(),
+                        key: Vec::new(),
+                        fold: RefCell::default(),
+                    })
+                });
+                black_box(opened.collect::<Vec<_>>());
+            }
             "hoard" => std::mem::forget(black_box(vec![1_u8; self.size])),
             "short" => {
                 if let Values::Int64(values) = &mut input.columns[0].values {
@@ -235,6 +258,15 @@ impl GuestReducer for State {
                 Ok((count > 0).then(|| given(done.drain(..count))))
             }
             "fail-finish" => Err(failure("cannot finish")),
+            "spin-finish" => spin(),
+            "panic-finish" => panic!("the reducer did not finish"),
+            "huge-finish" => {
+                let columns = vec![Column {
+                    validity: None,
+                    values: Values::Int64(vec![7; self.size]),
+                }];
+                Ok(Some(Batch { rows: self.size as u32, columns }))
+            }
             _ => Ok(None),
         }
     }
@@ -266,6 +298,20 @@ impl State {
             let whole = fold.open.take();
             fold.done.extend(whole);
         }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if self.what == "spin-drop" {
+            spin();
+        }
+    }
+}
+
+fn spin() -> ! {
+    loop {
+        black_box(());
     }
 }
 
