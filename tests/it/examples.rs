@@ -15,7 +15,7 @@ use crate::harness::{Db, root, stream, workflow};
 const EXAMPLES: [&str; 3] = ["engaged-time", "rollup", "sessionize"];
 
 /// The component of every example stands where the workflows look for it.
-static BUILT: LazyLock<()> = LazyLock::new(|| {
+pub(crate) static BUILT: LazyLock<()> = LazyLock::new(|| {
     // Beside the built-in steps, whose build has compiled the SDK already.
     let target_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../steps");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -21,7 +21,7 @@ const TARGET: &str = "wasm32-wasip2";
 const TARGET_DIR: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/guests-hostile");
 
 /// What stands in the table that nobody was granted.
-const SECRET: &str = "the-secret-of-core";
+pub(crate) const SECRET: &str = "the-secret-of-core";
 
 /// The component's file and digest, compiled once per test run.
 static HOSTILE: LazyLock<(String, String)> = LazyLock::new(|| {
@@ -46,7 +46,7 @@ static HOSTILE: LazyLock<(String, String)> = LazyLock::new(|| {
 });
 
 /// A database with a secret, something to read, something to write, and something that others write.
-async fn world() -> Db {
+pub(crate) async fn world() -> Db {
     let db = Db::empty().await;
     db.sql(&format!(
         "CREATE SCHEMA core; CREATE TABLE core.secret AS SELECT '{SECRET}' AS value;
@@ -98,7 +98,7 @@ fn fill(select: &str) -> Value {
 }
 
 /// All of an error, causes included.
-fn words(error: &RunError) -> String {
+pub(crate) fn words(error: &RunError) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -109,7 +109,7 @@ fn words(error: &RunError) -> String {
 }
 
 /// All that an attack might have changed.
-async fn traces(db: &Db, role: &str) -> Vec<Vec<Option<String>>> {
+pub(crate) async fn traces(db: &Db, role: &str) -> Vec<Vec<Option<String>>> {
     // A connection that was dropped ends when the server sees it.
     let sessions = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{role}'");
     let begun = std::time::Instant::now();
@@ -367,6 +367,9 @@ async fn queries_reach_what_was_granted_and_nothing_else() {
         (question("SELECT pg_terminate_backend(pid)::text AS said FROM pg_stat_activity WHERE usename = session_user AND pid <> pg_backend_pid()"), Nothing),
         (question("SELECT pg_terminate_backend(pg_backend_pid())::text AS said"), Fails("")),
         (json!({"questions": ["SELECT set_config('standard_conforming_strings', 'off', false) AS said", "SELECT current_setting('standard_conforming_strings') || ''' core' AS said"]}), Nothing),
+        // Memory of the host: a row is kept until all of it is there, so it is measured as it begins.
+        (question("SELECT repeat('x', 40000000) AS said"), Fails("bytes in one message")),
+        (statement("SELECT repeat('x', 40000000) AS said"), Fails("bytes in one message")),
         // Time: a limit that was set off, one sleep, many sleeps.
         (json!({"questions": ["SELECT set_config('statement_timeout', '0', false) AS said", "SELECT pg_sleep(60)::text AS said"]}), Fails("\"statement-timeout\"")),
         // In one statement, which the server's clock was started for before.
@@ -678,6 +681,142 @@ async fn what_a_third_party_publishes_is_not_heard() {
         "{}",
         words(&error)
     );
+}
+
+/// One point decides what reaches a database, whoever made a plugin, whichever world of the contract it has, and whatever it is
+/// asked for.
+///
+/// Goal: no way to the database goes around it.
+/// Method: what no step may say, said on each way: as a question, as a statement, as a reducer's SELECT; to a run, a plan, a
+/// verification, and about the lookback. Each ends with the words of that point, and nothing is changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_way_to_the_database_goes_around_the_policy() {
+    let db = world().await;
+    let planner = |with: &Value| {
+        text("ways", "", with).replace(
+            "    connection: { role: stepwell_ways }\n",
+            "    trust: own\n",
+        )
+    };
+    let reducer = |trust: &str, select: &str| {
+        let guest = &*crate::reducers::GUEST;
+        let digest = Digest::of(&std::fs::read(guest).expect("it was built"));
+        let with = json!({"into": "out", "select": select, "key": ["id"], "reads": ["open.facts"]});
+        format!(
+            "stepwell: 1
+playbook: ways
+warehouse: {{ retries: 0 }}
+plugins:
+  guest:
+    component: {}
+    digest: {digest}
+    trust: {trust}
+    grants: {{ read: [open.facts], write: [scratch.out] }}
+steps: [{{ id: fold, uses: guest, with: {with} }}]
+",
+            guest.display()
+        )
+    };
+    run(&db, &parse(&planner(&json!({"questions": []}))), "")
+        .await
+        .expect("the host's tables");
+    db.sql("INSERT INTO derived.own VALUES (1)").await;
+    let changes = "DELETE FROM derived.own RETURNING 1 AS id";
+    let mut ways = Vec::new();
+    for asked in ["run", "plan", "verify", "lookback"] {
+        ways.push((asked, planner(&question(changes)), "expected a SELECT"));
+        ways.push((
+            asked,
+            planner(&question("SELECT 1; COMMIT")),
+            "holds 2 statements",
+        ));
+        if asked != "lookback" {
+            ways.push((
+                asked,
+                planner(&statement("COMMIT")),
+                "which no step may run",
+            ));
+            ways.push((
+                asked,
+                planner(&statement("DELETE FROM core.secret; SELECT 1")),
+                "holds 2 statements",
+            ));
+        }
+    }
+    for asked in ["run", "plan"] {
+        for trust in ["own", "third-party"] {
+            let hidden = format!("WITH d AS ({changes}) SELECT id FROM d");
+            ways.push((asked, reducer(trust, &hidden), "can change tables"));
+            ways.push((
+                asked,
+                reducer(trust, "SELECT 1 AS id; COMMIT"),
+                "holds 2 statements",
+            ));
+            ways.push((
+                asked,
+                reducer(trust, "COPY core.secret TO STDOUT"),
+                "\"copy\"",
+            ));
+        }
+        ways.push((
+            asked,
+            text("ways", "", &question(changes)),
+            "expected a SELECT",
+        ));
+        ways.push((
+            asked,
+            text("ways", "", &statement("COMMIT")),
+            "which no step may run",
+        ));
+    }
+    // Where it would be part of the host's own transaction, a third party is not asked at all.
+    ways.push((
+        "verify",
+        text("ways", "", &question(changes)),
+        "a login of its own",
+    ));
+    for (asked, text, part) in ways {
+        let (workflow, options) = (parse(&text), db.options(&RunOptions::default()));
+        let (_stopper, stop) = stepwell_runner::stop();
+        let unobserved = &stepwell_runner::Unobserved;
+        let components = components();
+        let said = match asked {
+            "run" => run(&db, &workflow, "")
+                .await
+                .map(|_| ())
+                .map_err(|error| words(&error)),
+            "plan" => plan(&db, &workflow)
+                .await
+                .map(|_| ())
+                .map_err(|error| words(&error)),
+            "verify" => {
+                let what = stepwell_runner::VerifyOptions::default();
+                stepwell_runner::verify(&workflow, &components, &options, &what, unobserved, stop)
+                    .await
+                    .map(|_| ())
+                    .map_err(|error| words(&error))
+            }
+            _ => {
+                let report =
+                    stepwell_runner::lookback(&workflow, &components, &options, stop).await;
+                report.map(|_| ()).map_err(|error| words(&error))
+            }
+        };
+        let said = said.expect_err(&text);
+        // A step that knows nothing of the lookback is left out, whatever the reason.
+        let left_out = asked == "lookback" && said.contains("knows anything about its lookback");
+        assert!(left_out || said.contains(part), "{asked}: {text}: {said}");
+        assert_eq!(
+            db.number("SELECT count(*) FROM derived.own").await,
+            1,
+            "{asked}: {text}"
+        );
+        assert_eq!(
+            db.number("SELECT count(*) FROM core.secret").await,
+            1,
+            "{asked}: {text}"
+        );
+    }
 }
 
 /// Another file under the same name has not been granted anything.

@@ -9,6 +9,7 @@ mod examples;
 mod faults;
 mod from;
 mod harness;
+mod hostile_reducers;
 mod hostile_sql;
 mod inputs;
 mod plugins;

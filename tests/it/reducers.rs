@@ -10,7 +10,7 @@ use stepwell_workflow::Workflow;
 use crate::harness::{Db, components, parse, root, stream};
 
 /// The guest, compiled once per test run.
-static GUEST: LazyLock<PathBuf> = LazyLock::new(|| {
+pub(crate) static GUEST: LazyLock<PathBuf> = LazyLock::new(|| {
     let manifest = root().join("host/sandbox/tests/guests/Cargo.toml");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -52,7 +52,7 @@ steps:
     ))
 }
 
-const FOLD: &str = "do: fold, select: 'SELECT g, n, t FROM public.rows', reads: [public.rows], key: [g], order-by: [n]";
+pub(crate) const FOLD: &str = "do: fold, select: 'SELECT g, n, t FROM public.rows', reads: [public.rows], key: [g], order-by: [n]";
 
 async fn with_rows() -> Db {
     let db = Db::empty().await;

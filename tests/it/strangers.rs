@@ -136,6 +136,51 @@ fn what_the_compiler_refuses_is_said() {
     );
 }
 
+/// A compiler that is led astray opens no file and no connection, and takes no more than it may.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_child_bounds_itself_before_it_reads_a_byte() {
+    use std::process::{Command, Stdio};
+
+    let mut child = Command::new(env!("CARGO_BIN_EXE_stepwell-under-test"))
+        .args([ARGUMENT, "268435456", "7"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let path = format!("/proc/{}/limits", child.id());
+    let status = format!("/proc/{}/status", child.id());
+    let limit = |name: &str| {
+        let limits = std::fs::read_to_string(&path).expect("it waits for its component");
+        let line = limits.lines().find(|line| line.starts_with(name));
+        let words = line.expect("a known limit")[name.len()..].split_whitespace();
+        words.take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    // The last one that it sets.
+    let bounded =
+        || std::fs::read_to_string(&status).is_ok_and(|status| status.contains("NoNewPrivs:\t1"));
+    while !bounded() {
+        assert!(
+            child.try_wait().expect("it is ours").is_none(),
+            "it waits for its component"
+        );
+        std::thread::yield_now();
+    }
+    for (name, expected) in [
+        ("Max open files", ["3", "3"]),
+        ("Max file size", ["0", "0"]),
+        ("Max core file size", ["0", "0"]),
+        ("Max address space", ["268435456", "268435456"]),
+        ("Max cpu time", ["7", "8"]),
+    ] {
+        assert_eq!(limit(name), expected, "{name}");
+    }
+    drop(child.stdin.take());
+    let ended = child.wait().expect("it is ours");
+    assert_eq!(ended.code(), Some(1), "nothing is no component");
+}
+
 /// Nobody gets a compiler by accident: the program takes other arguments as it always does.
 #[test]
 fn the_argument_is_no_command() {

@@ -290,15 +290,6 @@ impl StepKinds for Components {
                 "Build it with the SDK for wasm32-wasip2.",
             )
         })?;
-        if description.kind == Kind::Reducer && plugin.trust == Trust::ThirdParty {
-            return Err(error(
-                format!(
-                    "plugin \"{}\" is a third party's reducer, whose SELECT this version does not run under its own login",
-                    plugin.name
-                ),
-                "Take a planner, or write `trust: own` if your team builds it: its SELECT then runs under the workflow's login.",
-            ));
-        }
         let mut declared = self
             .0
             .declared

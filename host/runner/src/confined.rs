@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use stepwell_warehouse::{
-    Access, Answer, AnswerLimits, DescribedColumn, Identity, Param, Session, WarehouseError,
+    Access, Answer, AnswerLimits, DescribedColumn, Identity, Param, Selection, Session, Snapshot,
+    WarehouseError,
 };
 use stepwell_workflow::{LimitKey, Limits, PluginEntry, Workflow};
 
@@ -243,6 +244,62 @@ impl Confined {
             .await
     }
 
+    /// Returns the columns of a query that is to be read group by group, without running it.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    pub(crate) async fn selection(
+        &self,
+        sql: &str,
+        interrupts: &Interrupts,
+    ) -> Result<Selection, RunError> {
+        self.within(self.session.describe(sql), interrupts).await
+    }
+
+    /// Begins a read-only transaction that others can see the same rows in.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    pub(crate) async fn begin_shared(&self, interrupts: &Interrupts) -> Result<Snapshot, RunError> {
+        self.host(self.session.begin_shared(), interrupts).await
+    }
+
+    /// Begins a read-only transaction that sees the same rows as the one that took the snapshot.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    pub(crate) async fn begin_at(
+        &self,
+        snapshot: &Snapshot,
+        interrupts: &Interrupts,
+    ) -> Result<(), RunError> {
+        self.host(self.session.begin_at(snapshot), interrupts)
+            .await?;
+        self.host(self.session.batch("SELECT 1"), interrupts).await
+    }
+
+    /// Gives the session away for one last query, with everything pinned and the time that is left told to the server, and
+    /// says what its end by that time means.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    pub(crate) async fn into_reader(
+        self,
+        interrupts: &Interrupts,
+    ) -> Result<(Session, Expiry), RunError> {
+        let (_, key) = self.pin(interrupts).await?;
+        let expiry = Expiry {
+            plugin: self.login.plugin.clone(),
+            limit: (key, self.budget.limit(key)),
+            lock: self.budget.lock,
+        };
+        Ok((self.session, expiry))
+    }
+
     /// Returns what the planner expects of a statement, which is not run.
     ///
     /// # Errors
@@ -331,6 +388,30 @@ impl Confined {
             plugin: self.login.plugin.clone(),
             limit: key,
             value: self.budget.limit(key),
+        })
+    }
+}
+
+/// What it means that the server ended a third party's last query.
+#[derive(Debug, Clone)]
+pub(crate) struct Expiry {
+    plugin: String,
+    limit: (LimitKey, Duration),
+    lock: Duration,
+}
+
+impl Expiry {
+    /// Returns the error of the query as one of the plugin's limits, if the server ended it for its time.
+    pub(crate) fn explain(&self, error: WarehouseError) -> RunError {
+        let (limit, value) = match &error {
+            WarehouseError::Timeout(said) if said.sqlstate == "57014" => self.limit,
+            WarehouseError::Timeout(_) => (LimitKey::LockTimeout, self.lock),
+            _ => return RunError::new(Problem::Statement { source: error }),
+        };
+        RunError::new(Problem::OutOfTime {
+            plugin: self.plugin.clone(),
+            limit,
+            value,
         })
     }
 }

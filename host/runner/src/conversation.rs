@@ -9,7 +9,7 @@ use stepwell_sandbox::contract::{
 };
 use stepwell_sandbox::{Attempt, CallError, Component, Limit, LimitError, Limits};
 use stepwell_warehouse::{
-    Access, AnswerLimits, Canceller, Estimate, Param, Session, WarehouseError,
+    Access, AnswerLimits, Canceller, Estimate, Param, Selection, Session, WarehouseError,
 };
 
 use crate::confined::Confined;
@@ -116,6 +116,36 @@ impl<'a> Whom<'a> {
                 interrupts.check()?;
                 Ok(explained.ok())
             }
+        }
+    }
+
+    /// Returns the columns of a query that is to be read group by group.
+    pub(crate) async fn selection(
+        self,
+        sql: &str,
+        interrupts: &Interrupts,
+    ) -> Result<Selection, RunError> {
+        match self {
+            Self::Workflow(session) => interrupts
+                .guard(session, session.describe(sql))
+                .await?
+                .map_err(|source| RunError::new(Problem::Statement { source })),
+            Self::Confined(confined) => confined.selection(sql, interrupts).await,
+        }
+    }
+
+    /// Returns what the server expects of a query without parameters.
+    pub(crate) async fn estimate(
+        self,
+        sql: &str,
+        interrupts: &Interrupts,
+    ) -> Result<Estimate, RunError> {
+        match self {
+            Self::Workflow(session) => interrupts
+                .guard(session, session.explain(sql, &[]))
+                .await?
+                .map_err(|source| RunError::new(Problem::Statement { source })),
+            Self::Confined(confined) => confined.explain(sql, &[], interrupts).await,
         }
     }
 

@@ -105,7 +105,7 @@ async fn all(
             let plan = reduce::as_plan(&shape, steps, index)?;
             let prepared = Prepared::new(shape, steps, index, session, interrupts).await?;
             steps.publish(index, &plan);
-            let statements = prepared.planned(session, interrupts).await;
+            let statements = prepared.planned(asked, interrupts).await;
             let statements = statements.map_err(|error| error.at(steps.place(index)))?;
             report.steps.push(planned(steps, index, &plan, statements));
             continue;

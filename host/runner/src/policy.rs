@@ -165,17 +165,27 @@ impl Rights {
     }
 
     /// Checks the shape of a reducer that fills `target`: its SELECT can only read, and says that it reads what was
-    /// granted, its own target not among it.
+    /// granted, its own target not among it. Of a third party's also the target must be granted.
     pub(crate) fn check_shape(
         &self,
         shape: Shape,
         target: &TableName,
     ) -> Result<Checked<Shape>, String> {
-        if self.confined.is_some() {
-            // Its SELECT would have to run under the plugin's own login.
-            return Err("a third party's reducer is not run by this version".into());
-        }
         let select = |problem: String| format!("the shape's SELECT {problem}");
+        if let Some(confinement) = &self.confined {
+            match form(&shape.select_sql).map_err(select)? {
+                Form::Read(_) => {}
+                _ => return Err(select("can change tables".into())),
+            }
+            if target.schema() != confinement.scratch_schema || !self.writes.contains(target) {
+                return Err(format!(
+                    "the shape fills table {target}, which is no scratch table that it was granted"
+                ));
+            }
+            if !confinement.statements.contains(&StatementGrant::Insert) {
+                return Err(confinement.missing("the shape", &[StatementGrant::Insert]));
+            }
+        }
         match one_statement(&shape.select_sql).map_err(select)? {
             StatementKind::Query if !may_change(&shape.select_sql) => {}
             StatementKind::Query => return Err(select("can change tables".into())),
@@ -185,6 +195,10 @@ impl Rights {
         let semicolon = |token: &Token<'_>| token.kind == TokenKind::Semicolon;
         if tokens.iter().any(semicolon) {
             return Err(select("ends with a semicolon".into()));
+        }
+        // The server refuses it as well: it is asked about the text by itself before it gets it between brackets.
+        if !is_balanced(&tokens) {
+            return Err(select("closes a bracket that it did not open".into()));
         }
         for name in &shape.reads {
             let table = table(name).map_err(select)?;
@@ -232,9 +246,10 @@ impl Rights {
         if plan.ends_run.is_some() {
             return Err(format!("a third party's plan {ENDS}"));
         }
+        let quoted = |statement: &Statement| format!("statement \"{}\"", statement.label);
         let mut changed = false;
         for statement in &plan.statements {
-            let refused = |why: String| format!("statement \"{}\" {why}", statement.label);
+            let refused = |why: String| format!("{} {why}", quoted(statement));
             if statement.ends_run_when_zero.is_some() {
                 return Err(refused(ENDS.into()));
             }
@@ -248,7 +263,7 @@ impl Rights {
                     }
                     if !confinement.statements.contains(&StatementGrant::Insert) {
                         return Err(
-                            confinement.missing(&statement.label, &[StatementGrant::Insert])
+                            confinement.missing(&quoted(statement), &[StatementGrant::Insert])
                         );
                     }
                     if changed {
@@ -266,7 +281,7 @@ impl Rights {
                         .filter(|kind| !confinement.statements.contains(kind))
                         .collect();
                     if !missing.is_empty() {
-                        return Err(confinement.missing(&statement.label, &missing));
+                        return Err(confinement.missing(&quoted(statement), &missing));
                     }
                     if statement.writes.is_empty() {
                         return Err(refused("can change tables, and does not say which".into()));
@@ -325,7 +340,7 @@ impl Confinement {
             kinds.map(|kind| kind.word()).collect::<Vec<_>>().join(", ")
         };
         format!(
-            "statement \"{label}\" needs more than plugin \"{}\" is granted: + {} (granted: `statements: [{}]`)",
+            "{label} needs more than plugin \"{}\" is granted: + {} (granted: `statements: [{}]`)",
             self.plugin,
             list(&mut missing.iter()),
             list(&mut self.statements.iter()),
@@ -354,6 +369,22 @@ fn may_change(sql: &str) -> bool {
                 .any(|word| token.text.eq_ignore_ascii_case(word))
     };
     tokens(sql).is_ok_and(|tokens| tokens.iter().any(changes))
+}
+
+/// Whether each bracket is closed, and none that was not opened.
+fn is_balanced(tokens: &[Token<'_>]) -> bool {
+    let mut open = 0_u32;
+    for token in tokens {
+        match token.text {
+            "(" => open += 1,
+            ")" => match open.checked_sub(1) {
+                Some(left) => open = left,
+                None => return false,
+            },
+            _ => {}
+        }
+    }
+    open == 0
 }
 
 fn table(name: &str) -> Result<TableName, String> {
@@ -526,6 +557,100 @@ mod tests {
         ] {
             assert!(confined().check_question(question(sql)).is_err(), "{sql}");
         }
+    }
+
+    #[test]
+    fn a_third_partys_shape_reads_and_fills_what_it_was_granted() {
+        let shape = |sql: &str, reads: &[&str]| Shape {
+            select_sql: sql.into(),
+            params: vec![],
+            reads: reads.iter().map(|&name| name.to_owned()).collect(),
+            key: vec!["a".into()],
+            order_by: vec![],
+            output: vec![],
+            target: "a".into(),
+            publishes: vec![],
+            notes: vec![],
+        };
+        let target = TableName::new("scratch", "p__a");
+        let good = shape("SELECT (1) AS a, ')' AS b -- )", &["atomic.events"]);
+        assert!(confined().check_shape(good.clone(), &target).is_ok());
+        for (shape, target, part) in [
+            (
+                good.clone(),
+                "scratch.p__b",
+                "no scratch table that it was granted",
+            ),
+            (
+                good.clone(),
+                "derived.own",
+                "no scratch table that it was granted",
+            ),
+            (
+                shape("SELECT 1 AS a", &["core.secret"]),
+                "scratch.p__a",
+                "was not granted",
+            ),
+            (
+                shape("SELECT 1 AS a", &["scratch.p__a"]),
+                "scratch.p__a",
+                "itself makes",
+            ),
+            (
+                shape("SELECT 1) TO STDOUT", &[]),
+                "scratch.p__a",
+                "closes a bracket",
+            ),
+            (shape("SELECT (1", &[]), "scratch.p__a", "closes a bracket"),
+            (
+                shape("SELECT 1) TO STDOUT; SELECT (1", &[]),
+                "scratch.p__a",
+                "holds 2 statements",
+            ),
+            (shape("SELECT 1 AS a;", &[]), "scratch.p__a", "semicolon"),
+            (
+                shape("SELECT 1 AS a FOR UPDATE", &[]),
+                "scratch.p__a",
+                "can change tables",
+            ),
+            (
+                shape(
+                    "WITH d AS (DELETE FROM derived.own RETURNING 1) SELECT 1 FROM d",
+                    &[],
+                ),
+                "scratch.p__a",
+                "can change tables",
+            ),
+            (
+                shape("SELECT 1 AS a INTO scratch.x", &[]),
+                "scratch.p__a",
+                "INTO",
+            ),
+            (
+                shape("COPY atomic.events TO STDOUT", &[]),
+                "scratch.p__a",
+                "is \"copy\"",
+            ),
+            (
+                shape("EXPLAIN ANALYZE SELECT 1", &[]),
+                "scratch.p__a",
+                "is \"explain\"",
+            ),
+            (
+                shape("DELETE FROM derived.own", &[]),
+                "scratch.p__a",
+                "can change tables",
+            ),
+        ] {
+            let target = target.parse().expect("a table");
+            let error = confined().check_shape(shape, &target).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+        let mut select_alone = confined();
+        let confinement = select_alone.confined.as_mut().expect("confined");
+        confinement.statements = [StatementGrant::Select].into();
+        let error = select_alone.check_shape(good, &target).unwrap_err();
+        assert!(error.contains("+ insert"), "{error}");
     }
 
     #[test]

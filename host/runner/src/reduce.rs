@@ -7,6 +7,9 @@
 //! keeps) the parts could choose differently, and lose a row.
 //!
 //! One transaction makes the target anew and fills it, however many parts there are, so that it is there whole or not.
+//!
+//! A third party's SELECT runs under the plugin's own login, read-only, and nothing but the SELECT does: where its rows
+//! cannot be read in parts as they are, they are read in one. Those that it gives are written by the workflow's login.
 
 mod flow;
 
@@ -16,9 +19,12 @@ use stepwell_sandbox::contract::{Plan, Shape};
 use stepwell_sandbox::{Component, Limits, contract};
 use stepwell_sql::{TableName, quote_ident};
 use stepwell_warehouse::{
-    Access, ColumnType, Cut, Encoder, Field, Grouped, Session, Snapshot, WarehouseError, inlined,
+    Access, ColumnType, Cut, Encoder, Estimate, Field, Grouped, Session, Snapshot, WarehouseError,
+    inlined,
 };
 
+use crate::confined::Confined;
+use crate::conversation::{Questions, Whom};
 use crate::convert;
 use crate::error::{Problem, RunError, StatementPlace, StepPlace};
 use crate::execute::Executed;
@@ -32,6 +38,10 @@ use flow::{Flow, Reader};
 
 /// Rows below which one part is enough: what further sessions and instances cost is more than they save.
 const ROWS_FOR_PARTS: u64 = 50_000;
+
+/// Most parts of a third party's reducer: each takes a session of the plugin's role, whose number is limited, and an
+/// instance with the plugin's limits.
+const CONFINED_PARTS_MAX: u32 = 4;
 
 /// Bytes of values in the batches of all parts that are built at the same time.
 const BATCH_BYTES: u64 = 16 << 20;
@@ -116,15 +126,8 @@ impl Prepared {
     }
 
     /// Asks the warehouse what columns the SELECT has.
-    async fn grouped(
-        &self,
-        session: &Session,
-        interrupts: &Interrupts,
-    ) -> Result<Grouped, RunError> {
-        let described = interrupts
-            .guard(session, session.describe(&self.select))
-            .await?
-            .map_err(|source| RunError::new(Problem::Statement { source }))?;
+    async fn grouped(&self, asked: Whom<'_>, interrupts: &Interrupts) -> Result<Grouped, RunError> {
+        let described = asked.selection(&self.select, interrupts).await?;
         described
             .grouped(&self.shape.key, &self.shape.order_by)
             .map_err(|error| RunError::new(Problem::Refused(format!("the shape: {error}"))))
@@ -143,26 +146,24 @@ impl Prepared {
     /// Returns the statements as a plan shows them.
     pub(crate) async fn planned(
         &self,
-        session: &Session,
+        asked: Whom<'_>,
         interrupts: &Interrupts,
     ) -> Result<Vec<PlannedStatement>, RunError> {
-        let doing = || RunError::warehouse("estimate");
-        session.begin(Access::ReadOnly).await.map_err(doing())?;
+        asked.begin(Questions::OnTheirOwn, interrupts).await?;
         // What the SELECT needs may not be there before earlier steps have run; neither order nor estimate is known then.
-        let (sql, estimate) = match self.grouped(session, interrupts).await {
+        let (sql, estimate) = match self.grouped(asked, interrupts).await {
             Ok(grouped) => {
                 let sql = grouped.rows_sql(0, 1);
-                let explained = interrupts
-                    .guard(session, session.explain(&sql, &[]))
-                    .await?;
-                (sql, explained.ok())
+                let estimate = asked.estimate(&sql, interrupts).await;
+                interrupts.check()?;
+                (sql, estimate.ok())
             }
             Err(error) if matches!(*error.problem, Problem::Statement { .. }) => {
                 (self.select.clone(), None)
             }
             Err(error) => return Err(error),
         };
-        session.rollback().await.map_err(doing())?;
+        asked.end(Questions::OnTheirOwn).await?;
         let statement =
             |label: &str, sql: String, reads: &[String], writes: Vec<String>| PlannedStatement {
                 label: label.to_owned(),
@@ -213,6 +214,28 @@ pub(crate) struct Reduction<'a> {
     pub(crate) batch_rows: Option<u32>,
 }
 
+/// Who reads the rows.
+pub(crate) enum Source {
+    /// The workflow's own login.
+    Workflow(Session),
+    /// A third party's, while the workflow's writes what the plugin gives.
+    Confined {
+        /// The session that reads.
+        reader: Box<Confined>,
+        /// The session that writes.
+        writer: Session,
+    },
+}
+
+impl Source {
+    fn whom(&self) -> Whom<'_> {
+        match self {
+            Self::Workflow(session) => Whom::Workflow(session),
+            Self::Confined { reader, .. } => Whom::Confined(reader),
+        }
+    }
+}
+
 /// How the rows are read.
 enum Reading {
     /// By the SELECT itself, in one part.
@@ -224,25 +247,36 @@ enum Reading {
 }
 
 impl Reduction<'_> {
-    /// Runs the step. `reader` is the session that reads; further ones come from the pool. After an error nothing of the
-    /// target has changed, and sessions that took part are closed.
-    pub(crate) async fn run(&self, reader: Session) -> Result<Executed, RunError> {
-        self.reduce(reader)
+    /// Runs the step. Further sessions come from the pool. After an error nothing of the target has changed, and sessions
+    /// that took part are closed.
+    pub(crate) async fn run(&self, source: Source) -> Result<Executed, RunError> {
+        self.reduce(source)
             .await
             .map_err(|error| error.at(self.place.clone()))
     }
 
-    async fn reduce(&self, reader: Session) -> Result<Executed, RunError> {
+    async fn reduce(&self, source: Source) -> Result<Executed, RunError> {
         let context = self.context;
-        let grouped = self.prepared.grouped(&reader, &context.interrupts).await;
+        let grouped = self
+            .prepared
+            .grouped(source.whom(), &context.interrupts)
+            .await;
         let grouped = grouped.map_err(|error| self.of_select(error))?;
-        let reading = self.reading(&reader, &grouped).await?;
+        let reading = self.reading(&source, &grouped).await?;
         let mut executed = Executed::default();
-        let writer = context.take_session().await?;
-        if let Reading::Stored(parts) = reading {
-            self.store(&writer, &grouped, parts, &mut executed).await?;
-        }
-        let readers = self.readers(reader, &grouped, &reading).await?;
+        let (readers, writer) = match source {
+            Source::Workflow(reader) => {
+                let writer = context.take_session().await?;
+                if let Reading::Stored(parts) = reading {
+                    self.store(&writer, &grouped, parts, &mut executed).await?;
+                }
+                (self.readers(reader, &grouped, &reading).await?, writer)
+            }
+            Source::Confined { reader, writer } => {
+                let readers = self.confined_readers(*reader, &writer, &grouped, &reading);
+                (readers.await?, writer)
+            }
+        };
         let durability = Durability::Scratch;
         context.lease.begin(&writer, durability).await?;
         self.host(
@@ -270,7 +304,11 @@ impl Reduction<'_> {
             target: &self.prepared.target,
             cut: self.cut(parts),
         };
-        let (readers, flowed) = flow.run(readers, &writer, &context.interrupts).await?;
+        let flowing = flow.run(readers, &writer, &context.interrupts);
+        let (readers, flowed) = flowing.await.map_err(|error| match &*error.problem {
+            Problem::OutOfTime { .. } => self.of_select(error),
+            _ => error,
+        })?;
         let report = |label: &str, rows, duration_ms| StatementReport {
             label: label.to_owned(),
             rows,
@@ -294,7 +332,8 @@ impl Reduction<'_> {
             let value = i64::try_from(value).unwrap_or(i64::MAX);
             executed.measures.insert(name.to_owned(), value);
         }
-        // Their transactions end before the table that they read is dropped, which would wait for them.
+        // Their transactions end before the table that they read is dropped, which would wait for them. A third party's
+        // sessions are closed.
         for reader in readers {
             if reader.rollback().await.is_ok() {
                 context.give_back_session(reader).await;
@@ -327,34 +366,34 @@ impl Reduction<'_> {
     }
 
     /// Decides how to read by what the server expects of the SELECT.
-    async fn reading(&self, reader: &Session, grouped: &Grouped) -> Result<Reading, RunError> {
+    async fn reading(&self, source: &Source, grouped: &Grouped) -> Result<Reading, RunError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let parts = self.parts.unwrap_or(u32::try_from(cores).unwrap_or(1));
+        let parts = match source {
+            Source::Workflow(_) => parts,
+            Source::Confined { .. } => parts.min(CONFINED_PARTS_MAX),
+        };
         if parts <= 1 {
             return Ok(Reading::Whole);
         }
         let sql = grouped.rows_sql(0, parts);
         if self.parts.is_none() {
-            let estimate = self.explain(reader, &grouped.rows_sql(0, 1)).await?;
+            let estimate = self.estimate(source, &grouped.rows_sql(0, 1)).await?;
             if estimate.rows < ROWS_FOR_PARTS {
                 return Ok(Reading::Whole);
             }
         }
-        let plain = self.explain(reader, &sql).await?.is_plain_scan();
-        Ok(match plain {
-            true => Reading::Scans(parts),
-            false => Reading::Stored(parts),
+        let plain = self.estimate(source, &sql).await?.is_plain_scan();
+        Ok(match (plain, source) {
+            (true, _) => Reading::Scans(parts),
+            (false, Source::Workflow(_)) => Reading::Stored(parts),
+            (false, Source::Confined { .. }) => Reading::Whole,
         })
     }
 
-    async fn explain(
-        &self,
-        reader: &Session,
-        sql: &str,
-    ) -> Result<stepwell_warehouse::Estimate, RunError> {
-        let explaining = reader.explain(sql, &[]);
-        let explained = self.context.interrupts.guard(reader, explaining).await?;
-        explained.map_err(|source| self.of_select(RunError::new(Problem::Statement { source })))
+    async fn estimate(&self, source: &Source, sql: &str) -> Result<Estimate, RunError> {
+        let estimate = source.whom().estimate(sql, &self.context.interrupts).await;
+        estimate.map_err(|error| self.of_select(error))
     }
 
     /// Computes the rows once. Committed by itself, so that other sessions see them.
@@ -423,8 +462,48 @@ impl Reduction<'_> {
             .map(|(session, part)| Reader {
                 session,
                 sql: sql(part),
+                expiry: None,
             })
             .collect())
+    }
+
+    /// Returns sessions of a third party's that see the same rows, each with the SELECT of its part.
+    async fn confined_readers(
+        &self,
+        first: Confined,
+        host: &Session,
+        grouped: &Grouped,
+        reading: &Reading,
+    ) -> Result<Vec<Reader>, RunError> {
+        let interrupts = &self.context.interrupts;
+        let parts = match reading {
+            Reading::Scans(parts) => *parts,
+            Reading::Whole | Reading::Stored(_) => 1,
+        };
+        let mut sessions = Vec::new();
+        if parts == 1 {
+            first.begin(Access::ReadOnly, interrupts).await?;
+            sessions.push(first);
+        } else {
+            let snapshot = first.begin_shared(interrupts).await?;
+            sessions.push(first);
+            for _ in 1..parts {
+                let beside = self.context.confined(self.place.index, host).await?;
+                let beside = beside.expect("the first one is confined too");
+                beside.begin_at(&snapshot, interrupts).await?;
+                sessions.push(beside);
+            }
+        }
+        let mut readers = Vec::new();
+        for (confined, part) in sessions.into_iter().zip(0..) {
+            let (session, expiry) = confined.into_reader(interrupts).await?;
+            readers.push(Reader {
+                session,
+                sql: grouped.rows_sql(part, parts),
+                expiry: Some(expiry),
+            });
+        }
+        Ok(readers)
     }
 
     /// Runs a statement of the host's own.

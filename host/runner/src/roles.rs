@@ -10,7 +10,9 @@ use serde::Serialize;
 use stepwell_sandbox::Digest;
 use stepwell_sql::{TableName, quote_ident, quote_literal};
 use stepwell_warehouse::{Access, Answer, AnswerLimits, Param, Session, Target, WarehouseError};
-use stepwell_workflow::{Login as WrittenLogin, PluginEntry, StatementGrant, Trust, Workflow};
+use stepwell_workflow::{
+    Login as WrittenLogin, PluginEntry, PluginKind, StatementGrant, Trust, Workflow,
+};
 
 use crate::connect;
 use crate::error::{Problem, RunError};
@@ -252,9 +254,19 @@ impl Wanted<'_> {
             .collect()
     }
 
+    /// Whether it folds rows. Those that it gives are written by the host, and its role needs to read alone.
+    fn folds(&self) -> bool {
+        let mut steps = self.workflow.steps.iter();
+        steps.any(|step| step.uses == self.entry.name && step.kind.kind == PluginKind::Reducer)
+    }
+
     /// All tables with the privileges on each.
     fn tables(&self) -> Vec<(&TableName, Vec<&'static str>)> {
         let grants = &self.entry.grants;
+        if self.folds() {
+            let read = grants.read.iter();
+            return read.map(|table| (table, vec!["SELECT"])).collect();
+        }
         let read = grants
             .read
             .iter()
@@ -282,9 +294,8 @@ impl Wanted<'_> {
     }
 
     fn schemas(&self) -> Vec<&str> {
-        let grants = &self.entry.grants;
-        let tables = grants.read.iter().chain(&grants.write);
-        let schemas: BTreeSet<_> = tables.map(TableName::schema).collect();
+        let tables = self.tables().into_iter();
+        let schemas: BTreeSet<_> = tables.map(|(table, _)| table.schema()).collect();
         schemas.into_iter().collect()
     }
 
@@ -311,6 +322,10 @@ impl Wanted<'_> {
         for schema in self.schemas() {
             let sql = format!("GRANT USAGE ON SCHEMA {} TO {role}", quote_ident(schema));
             parts.push(Part::Schema(schema, sql));
+        }
+        if self.folds() {
+            let scratch = "It reads, and nothing else: the rows that it gives are written by the workflow's login.";
+            parts.push(Part::Comment(scratch.into()));
         }
         for (table, privileges) in self.tables() {
             let privileges = privileges.join(", ");

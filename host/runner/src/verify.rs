@@ -328,7 +328,7 @@ impl Verification<'_> {
     }
 
     /// Runs the statements; returns how many rows they wrote.
-    async fn statements(&self, index: usize, plan: &Plan) -> Result<u64, RunError> {
+    async fn statements(&self, index: usize, plan: &Checked<Plan>) -> Result<u64, RunError> {
         let place = self.steps.place(index);
         let count = plan.statements.len();
         let mut written = 0;

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::statement;
+use crate::confined::Expiry;
 use crate::conversation::{blocking, plugin};
 use crate::convert;
 use crate::error::{Problem, RunError, StepPlace};
@@ -33,6 +34,8 @@ const HALT_WAIT: Duration = Duration::from_millis(1500);
 pub(super) struct Reader {
     pub(super) session: Session,
     pub(super) sql: String,
+    /// Set for a third party's: what it means that the server ends the query for its time.
+    pub(super) expiry: Option<Expiry>,
 }
 
 /// What flows where.
@@ -78,7 +81,7 @@ enum Ended {
 }
 
 impl Flow<'_> {
-    /// Lets all rows through and returns the sessions, still in their transactions.
+    /// Lets all rows through and returns the sessions of the workflow's own login, still in their transactions.
     pub(super) async fn run(
         &self,
         readers: Vec<Reader>,
@@ -165,7 +168,7 @@ impl Flow<'_> {
             futures_util::future::join_all(each).await
         };
         let (ended, written) = tokio::join!(joined, write(self.target, writer, given, parts));
-        let (mut sessions, mut total) = (Vec::new(), Flowed::default());
+        let (mut sessions, mut through, mut total) = (Vec::new(), 0, Flowed::default());
         let mut failed = None;
         for (read, folded) in ended {
             match folded {
@@ -180,7 +183,8 @@ impl Flow<'_> {
             }
             match read {
                 Ok(read) => {
-                    sessions.push(read.session);
+                    through += 1;
+                    sessions.extend(read.session);
                     total.bytes_in += read.bytes;
                 }
                 Err(Ended::Error(error)) => failed = failed.or(Some(error)),
@@ -191,7 +195,7 @@ impl Flow<'_> {
             return Err(failed);
         }
         let rows = written.map_err(statement)?;
-        if rows != total.rows_out || sessions.len() != parts {
+        if rows != total.rows_out || through != parts {
             let message = format!("{rows} rows were written of {} given", total.rows_out);
             return Err(RunError::new(Problem::Refused(message)));
         }
@@ -318,7 +322,8 @@ type Running = (
 
 /// A reader that is done.
 struct Read {
-    session: Session,
+    /// None of a third party, whose session is closed.
+    session: Option<Session>,
     bytes: u64,
 }
 
@@ -329,8 +334,17 @@ async fn read(
     cut: Cut,
     hand: &mpsc::Sender<Handed>,
 ) -> Result<Read, Ended> {
-    let failed = |source| Ended::Error(statement(source));
-    let Reader { session, sql } = reader;
+    let Reader {
+        session,
+        sql,
+        expiry,
+    } = reader;
+    let failed = |source| {
+        Ended::Error(match &expiry {
+            Some(expiry) => expiry.explain(source),
+            None => statement(source),
+        })
+    };
     let mut bytes = 0;
     {
         let mut copy = session.copy_out(&sql, grouped, cut).await.map_err(failed)?;
@@ -341,6 +355,7 @@ async fn read(
         }
     }
     hand.send(Handed::End).await.map_err(|_| Ended::CutOff)?;
+    let session = expiry.is_none().then_some(session);
     Ok(Read { session, bytes })
 }
 

@@ -19,7 +19,7 @@ use crate::journal::Kept;
 use crate::measures::Published;
 use crate::observe::Event;
 use crate::policy::Checked;
-use crate::reduce::{self, Prepared, Reduction};
+use crate::reduce::{self, Prepared, Reduction, Source};
 use crate::report::{StepReport, StepState};
 use crate::resume::{self, Resumed};
 use crate::roles;
@@ -295,9 +295,11 @@ impl Context<'_> {
         session: Session,
     ) -> Result<(Checked<Plan>, Executed), RunError> {
         let steps = &self.steps;
+        let confined = Box::pin(self.confined(index, &session)).await;
+        let confined = confined.map_err(|error| error.at(steps.place(index)))?;
         let shape = steps.conversation(index);
         let shape = shape
-            .shape(Whom::Workflow(&session), &self.interrupts)
+            .shape(Whom::of(confined.as_ref(), &session), &self.interrupts)
             .await?;
         let plan = reduce::as_plan(&shape, steps, index)?;
         let prepared = Prepared::new(shape, steps, index, &session, &self.interrupts).await?;
@@ -318,13 +320,20 @@ impl Context<'_> {
             parts: steps.reducer_parts,
             batch_rows: steps.reducer_batch_rows,
         };
-        let executed = reduction.run(session).await?;
+        let source = match confined {
+            None => Source::Workflow(session),
+            Some(reader) => Source::Confined {
+                reader: Box::new(reader),
+                writer: session,
+            },
+        };
+        let executed = reduction.run(source).await?;
         steps.publish(index, &plan);
         Ok((plan, executed))
     }
 
     /// Connects as the plugin of a third party's step, which is granted its tables before; none for a step of our own.
-    pub(super) async fn confined(
+    pub(crate) async fn confined(
         &self,
         index: usize,
         host: &Session,
