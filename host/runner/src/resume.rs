@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use stepwell_sandbox::{Component, Digest};
 use stepwell_warehouse::{AnswerLimits, Param, Session};
-use stepwell_workflow::Workflow;
+use stepwell_workflow::{Trust, Workflow};
 
 use crate::error::{Problem, RunError};
 use crate::lease::Lease;
@@ -312,7 +312,12 @@ impl Left {
             }
             refusal
         })?;
-        let facts = (0..reused.len()).filter(|&index| reused[index]);
+        // What a plugin said before it was called a third party's is not heard any more.
+        let own = |index: &usize| {
+            let entry = workflow.plugins.get(&workflow.steps[*index].uses);
+            entry.is_none_or(|entry| entry.trust == Trust::Own)
+        };
+        let facts = (0..reused.len()).filter(|&index| reused[index]).filter(own);
         let facts = facts.flat_map(|index| self.steps[&workflow.steps[index].id].facts.clone());
         let batches = self.request["max-batches"].as_u64();
         Ok(Resumed {
