@@ -97,6 +97,17 @@ async fn a_wrong_clock_at_the_beginning_leaves_no_batch_behind() {
     .await;
 }
 
+/// A batch that has to wait for one that settles stands before one that need not, in a run that takes one at a time.
+///
+/// It took the place of the other, and was then left out: nothing was processed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_waits_takes_no_place() {
+    holds(include_str!(
+        "property/found/one_that_waits_stands_first.json"
+    ))
+    .await;
+}
+
 async fn holds(case: &str) {
     let case: Case = serde_json::from_str(case).expect("a case as it is printed");
     let why = check::failure(&check::database().await, &case).await;

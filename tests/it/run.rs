@@ -664,6 +664,27 @@ async fn a_late_batch_is_walked_to_past_one_with_old_events() {
         .await;
 }
 
+/// Compares everything with a rebuild.
+async fn verify(
+    db: &Db,
+    workflow: &stepwell_workflow::Workflow,
+    options: &RunOptions,
+) -> stepwell_runner::VerifyReport {
+    let asked = stepwell_runner::VerifyOptions {
+        since: None,
+        until: None,
+        sample: None,
+        seed: 0,
+        limit: 10,
+    };
+    let (_stopper, stop) = stepwell_runner::stop();
+    let (components, options) = (crate::harness::components(), db.options(options));
+    let observer = stepwell_runner::Unobserved;
+    let verifying =
+        stepwell_runner::verify(workflow, &components, &options, &asked, &observer, stop);
+    verifying.await.unwrap()
+}
+
 /// What a step measured.
 fn measure(report: &stepwell_runner::RunReport, step: &str, name: &str) -> i64 {
     let step = report.steps.iter().find(|found| found.id == step);
@@ -830,6 +851,14 @@ async fn an_hour_that_fills_is_left_alone_or_reopened() {
         land("09:30").await;
         land("10:05").await;
         assert_eq!(run("10:06").await, if settle { (1, 1) } else { (2, 0) });
+        let options = RunOptions {
+            as_of: Some("2026-03-10T10:06:00Z".parse().unwrap()),
+            ..RunOptions::default()
+        };
+        let batches = verify(&db, &hourly, &options).await.batches.unwrap();
+        let pending = (stepwell_runner::verified::BatchKind::Pending, 1);
+        let expected = settle.then_some(pending).into_iter().collect();
+        assert_eq!(batches.counts, expected);
         land("10:14").await;
         // The first event of the hour has settled, the last one has not.
         assert_eq!(run("10:20").await, if settle { (0, 1) } else { (1, 0) });
@@ -972,25 +1001,14 @@ async fn a_key_that_never_ends_is_frozen_and_named() {
     let human = "SELECT events FROM derived.sessions WHERE session_id = 'human'";
     assert_eq!(db.number(human).await, 1);
     // The row differs from a rebuild, which is known and no damage.
-    let verify = async |workflow: &stepwell_workflow::Workflow| {
-        let (_stopper, stop) = stepwell_runner::stop();
-        let options = db.options(&RunOptions::default());
-        let asked = stepwell_runner::VerifyOptions {
-            since: None,
-            until: None,
-            sample: None,
-            seed: 0,
-            limit: 10,
-        };
-        let (components, observer) = (crate::harness::components(), stepwell_runner::Unobserved);
-        let verifying =
-            stepwell_runner::verify(workflow, &components, &options, &asked, &observer, stop);
-        let report = verifying.await;
-        let table = report.unwrap().tables.remove(0);
-        (table.wrong(), table.frozen)
+    let compared = async |then: &str| {
+        let table = verify(&db, &with(then), &RunOptions::default())
+            .await
+            .tables;
+        (table[0].wrong(), table[0].frozen)
     };
-    assert_eq!(verify(&with("freeze")).await, (0, 1));
-    assert_eq!(verify(&with("compute")).await, (1, 0));
+    assert_eq!(compared("freeze").await, (0, 1));
+    assert_eq!(compared("compute").await, (1, 0));
 
     // One before the first that the row knows of computes it, so that it knows.
     land("2025-12-25", "bot").await;

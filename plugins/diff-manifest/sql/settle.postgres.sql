@@ -49,14 +49,13 @@ SELECT
   (extract(epoch FROM CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)) * 1000000)::bigint AS time_floor_us,
   (extract(epoch FROM m.newest) * 1000000)::bigint AS newest_us,
   CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)::text AS recount_floor,
-  (SELECT least(max(b.batch), CAST(m.newest - '604801 seconds'::interval AS timestamp without time zone))
+  (SELECT CASE WHEN max(b.batch) IS NOT NULL THEN least(max(b.batch), CAST(m.newest - '604801 seconds'::interval AS timestamp without time zone)) END
    FROM derived.manifest AS b
    WHERE b.playbook = 'sessions' AND b.batch < (
      SELECT min(f.batch)
      FROM derived.manifest AS f
      WHERE f.playbook = 'sessions' AND f.last_time >= CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)
-   )
-   HAVING count(*) > 0)::text AS batch_before
+   ))::text AS batch_before
 FROM (
   SELECT coalesce(max(last_time), '0001-01-01') AS newest
   FROM derived.manifest

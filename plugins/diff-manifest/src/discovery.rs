@@ -63,8 +63,7 @@ impl Discovery<'_> {
                  SELECT min(f.batch)
                  FROM {manifest} AS f
                  WHERE f.playbook = {playbook} AND f.last_time >= {floor}
-               )
-               HAVING count(*) > 0)::text AS batch_before
+               ))::text AS batch_before
             FROM (
               SELECT coalesce(max(last_time), '0001-01-01') AS newest
               FROM {manifest}
@@ -92,7 +91,7 @@ impl Discovery<'_> {
             _ => return sql!("max(b.batch)"),
         };
         sql!(
-            "least(max(b.batch), CAST(m.newest - {lookback} AS {batch}))",
+            "CASE WHEN max(b.batch) IS NOT NULL THEN least(max(b.batch), CAST(m.newest - {lookback} AS {batch})) END",
             lookback = interval(self.source.lookback_seconds.saturating_add(before)),
             batch = Sql::trusted(&self.batch_type),
         )

@@ -870,23 +870,23 @@ mod tests {
     #[test]
     fn what_would_move_the_lookback_past_it_waits_with_it() {
         const DAY: i64 = 86_400;
-        let settle = r#"{"into": "batches", "settle": "1 day", "loaded-at": "etl_tstamp", "max-batches": 2}"#;
+        let settle = r#"{"into": "batches", "settle": "1 day", "loaded-at": "etl_tstamp", "max-batches": 1}"#;
         let listed = |names: [Option<&str>; 3]| {
-            let [old, within, beyond] = names;
+            let [beyond, old, within] = names;
             let mut listed = loaded(&[
+                (beyond, 1, Some(8)),
                 (old, 1, Some(7 * DAY + 9)),
                 (within, 1, Some(9)),
-                (beyond, 1, Some(8)),
             ]);
-            // The first of them came just now, with events that are older than a week.
+            // The second of them came just now, with events that are older than a week.
             let at = listed
                 .fields
                 .iter()
                 .position(|field| field.name == "loaded_us");
             let column = &mut listed.rows.columns[at.unwrap()].values;
             *column = stepwell_sdk::columnar::Values::Int64(vec![
-                1_700_000_000_000_000,
                 (1_700_000_000 - 2 * DAY) * 1_000_000,
+                1_700_000_000_000_000,
                 (1_700_000_000 - 2 * DAY) * 1_000_000,
             ]);
             listed
@@ -904,6 +904,10 @@ mod tests {
                     ]),
                 )
                 .answer("events of pending batches", listed([None; 3]))
+                .answer(
+                    "events of pending batches, part 2",
+                    loaded(&[(None, 1, Some(2 * DAY))]),
+                )
                 .outcome()
         };
         let (plan, _) = conversation([Some("a"), Some("b"), Some("c")]);
@@ -916,7 +920,7 @@ mod tests {
         );
         let about = &plan.publishes[0].about;
         assert!(
-            about.contains("\"first\":\"b\"") && about.contains("\"batches\":1"),
+            about.contains("\"first\":\"c\"") && about.contains("\"batches\":1"),
             "{about}"
         );
     }

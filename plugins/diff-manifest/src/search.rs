@@ -23,8 +23,11 @@ pub fn pending<'a>(
         // One row more than a run takes says that there is more; another may be that of the events without a batch.
         let limit = pending.batches_max + 2;
         let rows = ask.one(discovery.scan_all(limit))?;
-        for row in rows.iter() {
-            let found = pending.read(row);
+        let read: Vec<Found> = rows.iter().map(|row| pending.read(row)).collect();
+        let named = |row: &Row<'_>| row.text("batch").is_some();
+        let batches = rows.iter().zip(&read).filter(|(row, _)| named(row));
+        pending.keep_in_reach(batches.map(|(_, found)| (found, None)));
+        for (row, found) in rows.iter().zip(read) {
             match row.text("batch") {
                 Some(batch) => {
                     pending.seen = u64::try_from(row.int("batches").unwrap_or(0)).unwrap_or(0);
@@ -93,13 +96,10 @@ impl Search<'_> {
         };
         self.pending.seen += candidates.len() as u64;
         // Also those that this run does not come to, since their batches lie beyond what it takes.
-        for candidate in &candidates {
-            if let Some(found) = listed.read.get(candidate.at)
-                && self.pending.is_settling(found)
-            {
-                self.pending.keep_in_reach(found);
-            }
-        }
+        let read = candidates.iter();
+        self.pending.keep_in_reach(read.filter_map(|candidate| {
+            Some((listed.read.get(candidate.at)?, candidate.events_before))
+        }));
         match whole {
             true => {
                 for candidate in candidates {
@@ -268,6 +268,12 @@ impl Search<'_> {
                     *slot = Some(self.pending.read(row));
                 }
             }
+            let read = found.iter().zip(chunk);
+            self.pending.keep_in_reach(
+                read.filter_map(|(found, candidate)| {
+                    Some((found.as_ref()?, candidate.events_before))
+                }),
+            );
             for ((candidate, name), found) in chunk.iter().zip(&names).zip(found) {
                 // One that went away in the meantime is gone for the next run to say.
                 if let Some(found) = found {
@@ -382,10 +388,9 @@ impl<'a> Pending<'a> {
             }
             // All its events are without a time.
             _ if found.events == 0 => {}
-            _ if self.is_settling(found) => {
-                self.settling.push(batch.to_owned());
-                self.keep_in_reach(found);
-            }
+            _ if self.is_settling(found) => self.settling.push(batch.to_owned()),
+            // It takes no place of one that need not wait.
+            _ if self.waits(found.last_us) => self.held.push(batch.to_owned()),
             _ if self.batches.len() == self.batches_max => self.more = true,
             _ => self.take(batch, found, before),
         }
@@ -399,10 +404,15 @@ impl<'a> Pending<'a> {
         })
     }
 
-    /// Sees to it that a later run finds a batch that still settles.
-    fn keep_in_reach(&mut self, found: &Found) {
-        let reach = [self.reach_us, found.last_us, found.named_us];
-        self.reach_us = reach.into_iter().flatten().min();
+    /// Sees to it that a later run finds those of new or grown batches that still settle. Before they are added, so that it
+    /// is known which others have to wait.
+    fn keep_in_reach<'f>(&mut self, found: impl Iterator<Item = (&'f Found, Option<i64>)>) {
+        for (found, before) in found {
+            if found.events > before.unwrap_or(0) && self.is_settling(found) {
+                let reach = [self.reach_us, found.last_us, found.named_us];
+                self.reach_us = reach.into_iter().flatten().min();
+            }
+        }
     }
 
     /// Takes a batch in, whatever it had before.
@@ -415,13 +425,21 @@ impl<'a> Pending<'a> {
         self.last_us.push(found.last_us);
     }
 
-    /// Leaves out those whose events would move the lookback past a batch that still settles, which no run would find then.
-    fn held_back(self) -> Self {
+    /// Whether events up to this time would move the lookback past a batch that still settles, which no run would find then.
+    fn waits(&self, last_us: Option<i64>) -> bool {
         let (Some(discovery), Some(reach)) = (self.settle, self.reach_us) else {
-            return self;
+            return false;
         };
         let lookback = discovery.source.lookback_seconds.saturating_mul(1_000_000);
-        let limit = reach.saturating_add(lookback);
+        last_us.is_some_and(|last| last > reach.saturating_add(lookback))
+    }
+
+    /// Leaves out those that have to wait for one that was found after them.
+    fn held_back(self) -> Self {
+        let waits: Vec<bool> = self.last_us.iter().map(|last| self.waits(*last)).collect();
+        if !waits.contains(&true) {
+            return self;
+        }
         let mut kept = Self {
             batches: Vec::new(),
             events: Vec::new(),
@@ -441,8 +459,9 @@ impl<'a> Pending<'a> {
             .into_iter()
             .zip(self.events_before)
             .zip(self.last_us);
-        for (((batch, first), last), ((events, before), last_us)) in texts.zip(numbers) {
-            if last_us.is_some_and(|last| last > limit) {
+        let all = texts.zip(numbers).zip(waits);
+        for ((((batch, first), last), ((events, before), last_us)), waits) in all {
+            if waits {
                 kept.held.push(batch);
                 continue;
             }
