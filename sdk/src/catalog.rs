@@ -56,7 +56,8 @@ pub fn indexes(table: &TableName) -> Question {
     question(
         &format!("indexes of {table}"),
         sql!(
-            "SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading
+            "SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading,
+              i.indnkeyatts::text AS columns
             FROM pg_catalog.pg_index AS i
             JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
             JOIN pg_catalog.pg_am AS am ON am.oid = x.relam
@@ -71,15 +72,28 @@ pub fn indexes(table: &TableName) -> Question {
 
 /// The indexes of a table, as far as a step chooses its way by them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Indexes(Vec<(String, String)>);
+pub struct Indexes(Vec<Index>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Index {
+    method: String,
+    /// The expression that it begins with.
+    leading: String,
+    /// How many it orders by.
+    columns: usize,
+}
 
 impl Indexes {
     /// Reads the answer to [`indexes`].
     pub fn read(rows: Rows<'_>) -> Self {
-        let pair = |row: crate::rows::Row<'_>| {
-            Some((row.text("method")?.to_owned(), plain(row.text("leading")?)))
+        let index = |row: crate::rows::Row<'_>| {
+            Some(Index {
+                method: row.text("method")?.to_owned(),
+                leading: plain(row.text("leading")?),
+                columns: row.text("columns")?.parse().ok()?,
+            })
         };
-        Self(rows.iter().filter_map(pair).collect())
+        Self(rows.iter().filter_map(index).collect())
     }
 
     /// Whether a b-tree begins with this expression, so that its values can be walked in order.
@@ -87,14 +101,28 @@ impl Indexes {
         let expression = plain(expression);
         self.0
             .iter()
-            .any(|(method, leading)| method == "btree" && *leading == expression)
+            .any(|index| index.method == "btree" && index.leading == expression)
     }
 
     /// Whether rows with one value of this expression can be found without reading the table.
     pub fn finds(&self, expression: &str) -> bool {
         let expression = plain(expression);
-        self.0.iter().any(|(method, leading)| {
-            matches!(method.as_str(), "btree" | "hash") && *leading == expression
+        self.0.iter().any(|index| {
+            matches!(index.method.as_str(), "btree" | "hash") && index.leading == expression
+        })
+    }
+
+    /// Whether a b-tree begins with one of these columns and has at least as many: it then finds the few rows with one
+    /// value of all of them, as the one on the key of a derived table does.
+    pub fn finds_key(&self, columns: &[&str]) -> bool {
+        let columns: Vec<String> = columns
+            .iter()
+            .map(|column| plain(&crate::sql::quote_ident(column)))
+            .collect();
+        self.0.iter().any(|index| {
+            index.method == "btree"
+                && columns.contains(&index.leading)
+                && index.columns >= columns.len()
         })
     }
 }

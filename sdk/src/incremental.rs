@@ -12,7 +12,8 @@ mod stretches;
 use serde::{Deserialize, Serialize};
 
 use crate::bindings::stepwell::step::types::Failure;
-use crate::planner::Run;
+use crate::planner::{Run, Statement};
+use crate::scratch;
 use crate::settings::Expr;
 use crate::source::Source;
 use crate::sql;
@@ -57,6 +58,34 @@ pub struct Batches {
     pub backlog: Option<u64>,
 }
 
+/// Most pending events of a run whose scratch tables count as small. Of each event a few hundred bytes get there, and the
+/// keys that it touches may bring ten times as many.
+const FEW_EVENTS: u64 = 20_000;
+
+impl Batches {
+    /// Returns whether so few events are pending that [`scratch::fill_small`](crate::scratch::fill_small) is the cheaper
+    /// way to fill tables with what follows from them.
+    pub fn are_few(&self) -> bool {
+        !self.from_nothing && self.events <= FEW_EVENTS
+    }
+
+    /// Returns the statements that fill a scratch table with what follows from these batches, by
+    /// [`scratch::fill`](crate::scratch::fill) or [`scratch::fill_small`](crate::scratch::fill_small).
+    pub fn fill<'a>(
+        &self,
+        run: &Run,
+        table: &TableName,
+        label: &str,
+        select: &Sql,
+        reads: impl IntoIterator<Item = &'a TableName>,
+    ) -> [Statement; 3] {
+        match self.are_few() {
+            true => scratch::fill_small(run, table, label, select, reads),
+            false => scratch::fill(run, table, label, select, reads),
+        }
+    }
+}
+
 /// What is known about a table of ids. Its columns: those of the key, `since` (the time from which the id's events must
 /// be read, included) and `events` (how many of them are in pending batches).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +126,23 @@ pub struct KeyColumn {
 }
 
 impl Ids {
+    /// Returns the statements that fill a scratch table with what follows from these ids, as [`Batches::fill`] does where
+    /// it is known how much is pending; otherwise by [`scratch::fill`](crate::scratch::fill).
+    pub fn fill<'a>(
+        &self,
+        run: &Run,
+        table: &TableName,
+        label: &str,
+        select: &Sql,
+        reads: impl IntoIterator<Item = &'a TableName>,
+    ) -> [Statement; 3] {
+        match run.about::<Batches>(&self.batches) {
+            Ok(pending) => pending.fill(run, table, label, select, reads),
+            // Who made the ids may have made them without batches.
+            Err(_) => scratch::fill(run, table, label, select, reads),
+        }
+    }
+
     /// Returns the expressions of the key, in order.
     ///
     /// # Errors

@@ -153,7 +153,7 @@ async fn visitor_days_survive_every_fault() {
     .await;
 }
 
-/// A server that crashes and comes back: what was committed is there, unlogged scratch tables are empty.
+/// A server that crashes and comes back: what was committed is there, scratch tables are empty or from before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_the_server_is_survived() {
     let server = tokio::task::spawn_blocking(|| Arc::new(OwnServer::start("crash")));
@@ -320,7 +320,7 @@ async fn a_signal_ends_a_run_that_waits_for_what_never_comes() {
     for at in [
         "login",
         "INSERT INTO stepwell.leases",
-        "CREATE UNLOGGED TABLE scratch.sessions__session_ids",
+        "CREATE TABLE scratch.sessions__session_ids",
         "INSERT INTO derived.sessions",
     ] {
         let (tell, told) = std::sync::mpsc::channel();

@@ -406,13 +406,13 @@ async fn a_full_refresh_goes_on_as_one() {
 }
 
 /// A crash of the server, or of one of its processes, empties unlogged tables, in files of the same name; a restart in
-/// good order does not.
+/// good order does not. A full refresh has such tables.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_of_the_server_is_noticed() {
     let server = tokio::task::spawn_blocking(|| OwnServer::start("from")).await;
     let server = Arc::new(server.expect("it starts"));
     let db = Db::empty_on(server.target()).await.and_tables().await;
-    let mut failed = Failed::at_commit(db, 87, &[]).await;
+    let mut failed = Failed::at_commit(db, 87, &["--full-refresh"]).await;
     let (running, lost) = (server.clone(), "lost its rows in a crash of the server");
     let in_order = tokio::task::spawn_blocking(move || running.restart());
     in_order.await.expect("it restarts");
@@ -429,7 +429,7 @@ async fn a_crash_of_the_server_is_noticed() {
         .await;
 
     // All over again, for the whole server.
-    let ended = failed.program.run(&["run", &failed.file]);
+    let ended = failed.program.run(&["run", &failed.file, "--full-refresh"]);
     assert_eq!(ended.code, 6, "{}", ended.stderr);
     let running = server.clone();
     let crashed = tokio::task::spawn_blocking(move || running.crash());
@@ -438,6 +438,28 @@ async fn a_crash_of_the_server_is_noticed() {
     failed.refused("commit", &[lost]).await;
     failed.db.sql(MENDED).await;
     assert_eq!(failed.program.run(&["run", &failed.file]).code, 0);
+    failed
+        .db
+        .assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+}
+
+/// The scratch tables of a small batch are in the log, before the journal's rows about them. What of it is on the disk
+/// outlives a crash, and is gone on with.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_batch_outlives_a_crash_of_the_server() {
+    let server = tokio::task::spawn_blocking(|| OwnServer::start("from-small")).await;
+    let server = Arc::new(server.expect("it starts"));
+    let db = Db::empty_on(server.target()).await.and_tables().await;
+    let mut failed = Failed::at_commit(db, 89, &[]).await;
+    failed.db.sql("CHECKPOINT").await;
+    let crashing = server.clone();
+    let crashed = tokio::task::spawn_blocking(move || crashing.crash());
+    crashed.await.expect("it restarts");
+    reconnect(&mut failed.db).await;
+    failed.db.sql(MENDED).await;
+    let ended = failed.from("commit");
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
     failed
         .db
         .assert_equals_rebuild("sessions.yaml", "derived.sessions")

@@ -8,7 +8,7 @@
 //! A holder is dead when the server process of its control session is gone, or, where that cannot be seen, when it gave
 //! no sign of life for the time that it set itself ([`EXPIRY`]). What it may still have open on the server is ended
 //! before it is taken over: a statement of a host that was killed, or the transaction of one that is suspended. The
-//! control session lives as long as the run: if the server restarts on the way, unlogged scratch tables come back
+//! control session lives as long as the run: if the server restarts on the way, scratch tables that are unlogged come back
 //! empty, and the check fails for that reason too.
 
 use std::time::Duration;

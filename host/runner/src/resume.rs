@@ -6,8 +6,9 @@
 //! its own only where all of this is as it was, and where nobody held the playbook's lease in between: then the manifest
 //! is as it was too.
 //!
-//! Scratch tables are unlogged, so a crash of the server, or of one of its processes, leaves them empty, in the same
-//! files. A table that had pages then has none, which is how that is found out; the time at which the server started
+//! Scratch tables that may be large are unlogged, so a crash of the server, or of one of its processes, leaves them empty,
+//! in the same files. (Small ones are in the log, ahead of the journal's row: where that outlived a crash, so did they.) A
+//! table that had pages then has none, which is how that is found out; the time at which the server started
 //! does not change where it only recovers.
 //!
 //! Steps that are done again may have other settings than before: to mend the one that failed is what going on is for.

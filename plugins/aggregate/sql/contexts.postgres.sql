@@ -40,7 +40,7 @@ ORDER BY e.stepwell_key_1, e.stepwell_key_2, e.event_id, e.collector_tstamp, e.e
 
 -- statement: analyze sessions__days__events
 --   writes scratch.sessions__days__events
-ANALYZE scratch.sessions__days__events;
+ANALYZE scratch.sessions__days__events (event_id);
 
 -- statement: clear sessions__days__page
 --   writes scratch.sessions__days__page

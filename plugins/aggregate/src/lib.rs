@@ -127,7 +127,7 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             let select =
                 aggregate.grouped(list, &sql!("(\n  {rows}\n) AS e", rows = rows.indented(2)))?;
             let reads = ids.reads(run, read)?;
-            Plan::new().run_all(scratch::fill(run, &into, "compute rows", &select, &reads))
+            Plan::new().run_all(ids.fill(run, &into, "compute rows", &select, &reads))
         }
         body => {
             let needed = needed(&body, with, &ids, source)?;
@@ -253,24 +253,20 @@ impl Aggregate<'_> {
             .collect();
         let select = self.deduplicated(&list)?;
         let reads = self.ids.reads(run, self.read)?;
-        let mut plan = Plan::new().run_all(scratch::fill(
-            run,
-            &events,
-            "collect events",
-            &select,
-            &reads,
-        ));
+        let [drop, create, analyze] =
+            (self.ids).fill(run, &events, "collect events", &select, &reads);
+        let analyze = match body {
+            // What is to come joins by the event's id. A query may do anything.
+            Body::Columns(_) => scratch::analyze_columns(&events, &[event_id(source)?]),
+            Body::Query(_) => analyze,
+        };
+        let mut plan = Plan::new().run_all([drop, create, analyze]);
         for name in contexts {
             let table = run.scratch(&format!("{alias}__{name}"));
             let select = self.context_rows(name, &events)?;
             let reads = [context(source, name)?.table.clone(), events.clone()];
-            plan = plan.run_all(scratch::fill(
-                run,
-                &table,
-                &format!("collect {name}"),
-                &select,
-                &reads,
-            ));
+            let label = format!("collect {name}");
+            plan = plan.run_all(self.ids.fill(run, &table, &label, &select, &reads));
         }
         let mut reads = vec![events.clone(), run.scratch(self.with.ids.alias())];
         reads.extend(
@@ -284,8 +280,8 @@ impl Aggregate<'_> {
                 self.of_ids(Sql::trusted(self.rendered(query, contexts, &events)?))
             }
         };
-        let [drop, create, analyze] = scratch::fill(run, into, "compute rows", &select, &reads);
-        Ok(plan.run_all([drop, create, analyze]))
+        let fill = (self.ids).fill(run, into, "compute rows", &select, &reads);
+        Ok(plan.run_all(fill))
     }
 
     /// The one row that a context has for an event; none where it has several that differ.
@@ -424,7 +420,7 @@ export_planner! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stepwell_sdk::incremental::KeyColumn;
+    use stepwell_sdk::incremental::{Batches, KeyColumn};
     use stepwell_sdk::testing::{Conversation, rows};
 
     fn conversation(key: &[(&str, &str)], contexts: &[&str], with: &str) -> Conversation<With> {
@@ -472,6 +468,37 @@ mod tests {
         conversation(&[("session_id", "domain_sessionid")], &[], &with)
             .with_trait("full-refresh")
             .check_golden("sql/columns.full-refresh.postgres.sql");
+    }
+
+    /// Unlogged tables cost a few rows more than they save; many rows they do not.
+    #[test]
+    fn tables_for_few_events_are_logged() {
+        let with = format!(
+            r#"{{"ids": "ids", "into": "sessions", {DEDUPE}, "columns": {{"events": "count(*)"}} }}"#
+        );
+        let create = |events: u64, from_nothing: bool| {
+            let pending = Batches {
+                batches: 1,
+                reopened: 0,
+                events,
+                first: "a".into(),
+                last: "a".into(),
+                events_without_batch: 0,
+                more: false,
+                from_nothing,
+                backlog: None,
+            };
+            let (plan, _) = conversation(&[("session_id", "domain_sessionid")], &[], &with)
+                .about("batches", &pending)
+                .outcome();
+            let create = plan.unwrap().statements.swap_remove(1);
+            create.sql.lines().next().unwrap_or_default().to_owned()
+        };
+        let logged = "CREATE TABLE scratch.sessions__sessions WITH (autovacuum_enabled = off) AS";
+        let unlogged = "CREATE UNLOGGED TABLE scratch.sessions__sessions AS";
+        assert_eq!(create(20_000, false), logged);
+        assert_eq!(create(20_001, false), unlogged);
+        assert_eq!(create(1, true), unlogged);
     }
 
     #[test]

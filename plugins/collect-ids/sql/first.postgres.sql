@@ -1,5 +1,6 @@
 -- question: indexes of atomic.events
-SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading
+SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading,
+  i.indnkeyatts::text AS columns
 FROM pg_catalog.pg_index AS i
 JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
 JOIN pg_catalog.pg_am AS am ON am.oid = x.relam

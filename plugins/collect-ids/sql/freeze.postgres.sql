@@ -12,8 +12,22 @@ ORDER BY a.attnum;
 -- $1: Param::Text("derived")
 -- $2: Param::Text("sessions")
 
+-- question: indexes of derived.sessions
+SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading,
+  i.indnkeyatts::text AS columns
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+JOIN pg_catalog.pg_am AS am ON am.oid = x.relam
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2 AND i.indisvalid AND i.indpred IS NULL
+ORDER BY x.relname;
+-- $1: Param::Text("derived")
+-- $2: Param::Text("sessions")
+
 -- question: indexes of atomic.events
-SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading
+SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading,
+  i.indnkeyatts::text AS columns
 FROM pg_catalog.pg_index AS i
 JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
 JOIN pg_catalog.pg_am AS am ON am.oid = x.relam
@@ -57,7 +71,7 @@ DROP TABLE IF EXISTS scratch.sessions__ids;
 -- statement: collect touched ids
 --   reads scratch.sessions__batches, atomic.events, derived.sessions
 --   writes scratch.sessions__ids
-CREATE UNLOGGED TABLE scratch.sessions__ids AS
+CREATE TABLE scratch.sessions__ids WITH (autovacuum_enabled = off) AS
 SELECT touched.session_id, least(touched.since, CASE WHEN count(derived.session_id) > count(derived.first_at) THEN '0001-01-01' ELSE min(derived.first_at) END) AS since, touched.events
 FROM (
   SELECT e.stepwell_key_1 AS session_id, min(e.collector_tstamp) AS since, count(*) AS events, max(e.collector_tstamp) AS last

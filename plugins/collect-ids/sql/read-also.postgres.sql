@@ -12,8 +12,22 @@ ORDER BY a.attnum;
 -- $1: Param::Text("derived")
 -- $2: Param::Text("sessions")
 
+-- question: indexes of derived.sessions
+SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading,
+  i.indnkeyatts::text AS columns
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+JOIN pg_catalog.pg_am AS am ON am.oid = x.relam
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2 AND i.indisvalid AND i.indpred IS NULL
+ORDER BY x.relname;
+-- $1: Param::Text("derived")
+-- $2: Param::Text("sessions")
+
 -- question: indexes of atomic.events
-SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading
+SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading,
+  i.indnkeyatts::text AS columns
 FROM pg_catalog.pg_index AS i
 JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
 JOIN pg_catalog.pg_am AS am ON am.oid = x.relam
@@ -31,8 +45,8 @@ DROP TABLE IF EXISTS scratch.sessions__ids;
 -- statement: collect touched ids
 --   reads scratch.sessions__batches, atomic.events, derived.sessions, atomic.web_page
 --   writes scratch.sessions__ids
-CREATE UNLOGGED TABLE scratch.sessions__ids AS
-SELECT touched.session_id, least(touched.since, CASE WHEN count(derived.session_id) > count(derived.first_at) THEN '0001-01-01' ELSE min(derived.first_at) END) AS since, touched.events
+CREATE TABLE scratch.sessions__ids WITH (autovacuum_enabled = off) AS
+SELECT touched.session_id, least(touched.since, derived.since) AS since, touched.events
 FROM (
   SELECT e.stepwell_key_1 AS session_id, min(e.collector_tstamp) AS since, count(*) AS events
   FROM scratch.sessions__batches AS batches
@@ -44,9 +58,11 @@ FROM (
   WHERE e.collector_tstamp >= (SELECT min(first_time) FROM scratch.sessions__batches)
   GROUP BY e.stepwell_key_1
 ) AS touched
-LEFT JOIN derived.sessions AS derived
-  ON derived.session_id = touched.session_id
-GROUP BY touched.session_id, touched.since, touched.events;
+CROSS JOIN LATERAL (
+  SELECT CASE WHEN count(derived.session_id) > count(derived.first_at) THEN '0001-01-01' ELSE min(derived.first_at) END AS since
+  FROM derived.sessions AS derived
+  WHERE derived.session_id = touched.session_id
+) AS derived;
 
 -- statement: analyze sessions__ids
 --   writes scratch.sessions__ids
@@ -56,7 +72,7 @@ ANALYZE scratch.sessions__ids;
 --   reads scratch.sessions__batches, atomic.events, derived.sessions, atomic.web_page, derived.manifest
 --   writes scratch.sessions__ids
 INSERT INTO scratch.sessions__ids
-SELECT expanded.session_id, least(expanded.since, CASE WHEN count(derived.session_id) > count(derived.first_at) THEN '0001-01-01' ELSE coalesce(min(derived.first_at), '0001-01-01') END) AS since, expanded.events
+SELECT expanded.session_id, least(expanded.since, derived.since) AS since, expanded.events
 FROM (
   SELECT e.stepwell_key_1 AS session_id, min(e.collector_tstamp) AS since, 0::bigint AS events
   FROM (
@@ -101,9 +117,11 @@ FROM (
     AND NOT EXISTS (SELECT FROM scratch.sessions__ids AS ids WHERE ids.session_id = e.stepwell_key_1)
   GROUP BY e.stepwell_key_1
 ) AS expanded
-LEFT JOIN derived.sessions AS derived
-  ON derived.session_id = expanded.session_id
-GROUP BY expanded.session_id, expanded.since, expanded.events;
+CROSS JOIN LATERAL (
+  SELECT CASE WHEN count(derived.session_id) > count(derived.first_at) THEN '0001-01-01' ELSE coalesce(min(derived.first_at), '0001-01-01') END AS since
+  FROM derived.sessions AS derived
+  WHERE derived.session_id = expanded.session_id
+) AS derived;
 
 -- statement: analyze sessions__ids
 --   writes scratch.sessions__ids
@@ -113,7 +131,7 @@ ANALYZE scratch.sessions__ids;
 --   reads scratch.sessions__batches, atomic.events, derived.sessions, atomic.web_page, derived.manifest
 --   writes scratch.sessions__ids
 INSERT INTO scratch.sessions__ids
-SELECT expanded.session_id, least(expanded.since, CASE WHEN count(derived.session_id) > count(derived.first_at) THEN '0001-01-01' ELSE coalesce(min(derived.first_at), '0001-01-01') END) AS since, expanded.events
+SELECT expanded.session_id, least(expanded.since, derived.since) AS since, expanded.events
 FROM (
   SELECT e.stepwell_key_1 AS session_id, min(e.collector_tstamp) AS since, 0::bigint AS events
   FROM (
@@ -141,9 +159,11 @@ FROM (
     AND NOT EXISTS (SELECT FROM scratch.sessions__ids AS ids WHERE ids.session_id = e.stepwell_key_1)
   GROUP BY e.stepwell_key_1
 ) AS expanded
-LEFT JOIN derived.sessions AS derived
-  ON derived.session_id = expanded.session_id
-GROUP BY expanded.session_id, expanded.since, expanded.events;
+CROSS JOIN LATERAL (
+  SELECT CASE WHEN count(derived.session_id) > count(derived.first_at) THEN '0001-01-01' ELSE coalesce(min(derived.first_at), '0001-01-01') END AS since
+  FROM derived.sessions AS derived
+  WHERE derived.session_id = expanded.session_id
+) AS derived;
 
 -- statement: analyze sessions__ids
 --   writes scratch.sessions__ids
@@ -156,7 +176,7 @@ DROP TABLE IF EXISTS scratch.sessions__neighbours;
 -- statement: begin with the ids
 --   reads scratch.sessions__ids
 --   writes scratch.sessions__neighbours
-CREATE UNLOGGED TABLE scratch.sessions__neighbours AS
+CREATE TABLE scratch.sessions__neighbours WITH (autovacuum_enabled = off) AS
 SELECT *
 FROM scratch.sessions__ids;
 
@@ -168,7 +188,7 @@ ANALYZE scratch.sessions__neighbours;
 --   reads scratch.sessions__batches, atomic.events, derived.sessions, atomic.web_page, derived.manifest
 --   writes scratch.sessions__neighbours
 INSERT INTO scratch.sessions__neighbours
-SELECT expanded.session_id, least(expanded.since, CASE WHEN count(derived.session_id) > count(derived.first_at) THEN '0001-01-01' ELSE coalesce(min(derived.first_at), '0001-01-01') END) AS since, expanded.events
+SELECT expanded.session_id, least(expanded.since, derived.since) AS since, expanded.events
 FROM (
   SELECT e.stepwell_key_1 AS session_id, min(e.collector_tstamp) AS since, 0::bigint AS events
   FROM (
@@ -196,9 +216,11 @@ FROM (
     AND NOT EXISTS (SELECT FROM scratch.sessions__neighbours AS ids WHERE ids.session_id = e.stepwell_key_1)
   GROUP BY e.stepwell_key_1
 ) AS expanded
-LEFT JOIN derived.sessions AS derived
-  ON derived.session_id = expanded.session_id
-GROUP BY expanded.session_id, expanded.since, expanded.events;
+CROSS JOIN LATERAL (
+  SELECT CASE WHEN count(derived.session_id) > count(derived.first_at) THEN '0001-01-01' ELSE coalesce(min(derived.first_at), '0001-01-01') END AS since
+  FROM derived.sessions AS derived
+  WHERE derived.session_id = expanded.session_id
+) AS derived;
 
 -- statement: analyze sessions__neighbours
 --   writes scratch.sessions__neighbours

@@ -51,8 +51,9 @@ use stepwell_sdk::incremental::{
     Batches, IDS_COLUMNS, Ids, KeyColumn, SPLIT_COLUMNS, context, event_id, is_processed,
     key_alias, keyed_events,
 };
-use stepwell_sdk::planner::{Ask, Plan, Run, Statement, Stop};
+use stepwell_sdk::planner::{Ask, Dialect, Plan, Run, Statement, Stop};
 use stepwell_sdk::request::Replay;
+use stepwell_sdk::rows::Rows;
 use stepwell_sdk::settings::{Columns, Duration, Expr, ReadColumn, ScratchInput, ScratchOutput};
 use stepwell_sdk::source::Source;
 use stepwell_sdk::sql::{Ident, Sql, TableName, join};
@@ -137,11 +138,11 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     check_key(with)?;
     runaway::check(with)?;
     let (verify, replay) = (run.verify()?, run.replay()?);
-    let since = match pending.from_nothing && verify.is_none() {
-        true => None,
-        false => derived_since(with, ask)?,
+    let (since, indexes) = match pending.from_nothing && verify.is_none() {
+        true => (None, ask.one(catalog::indexes(&source.events))?),
+        false => derived_since(with, source, ask)?,
     };
-    let indexes = Indexes::read(ask.one(catalog::indexes(&source.events))?);
+    let indexes = Indexes::read(indexes);
     let mut about = about(with, source, &pending, &indexes)?;
     if verify.is_some() || replay.is_some() {
         // What the derived rows say of their first times is in question.
@@ -153,6 +154,7 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         run,
         with,
         source,
+        pending: &pending,
         since,
         about,
         capped: replay.is_none(),
@@ -232,11 +234,22 @@ fn check_key(with: &With) -> Result<(), Failure> {
     }
 }
 
-/// Returns `since:` if its table exists; on the first run it does not.
-fn derived_since(with: &With, ask: &mut Ask<'_>) -> Result<Option<ReadColumn>, Stop> {
+/// Where the derived rows keep the time since which their events count.
+struct Since {
+    column: ReadColumn,
+    /// Whether an index finds the row of a key.
+    indexed: bool,
+}
+
+/// Returns `since:` if its table exists, which on the first run it does not, and the indexes of the events.
+fn derived_since<'a>(
+    with: &With,
+    source: &Source,
+    ask: &mut Ask<'a>,
+) -> Result<(Option<Since>, Rows<'a>), Stop> {
     let Some(since) = &with.since else {
         return match &with.until {
-            None => Ok(None),
+            None => Ok((None, ask.one(catalog::indexes(&source.events))?)),
             Some(_) => Err(Failure::new(
                 "no-since",
                 "until needs to know since when a key has events",
@@ -246,9 +259,14 @@ fn derived_since(with: &With, ask: &mut Ask<'_>) -> Result<Option<ReadColumn>, S
             .into()),
         };
     };
-    let found = catalog::read_columns(ask.one(catalog::columns(&since.0.table))?);
+    let [found, own, indexes] = ask.all([
+        catalog::columns(&since.0.table),
+        catalog::indexes(&since.0.table),
+        catalog::indexes(&source.events),
+    ])?;
+    let found = catalog::read_columns(found);
     if found.is_empty() {
-        return Ok(None);
+        return Ok((None, indexes));
     }
     let missing = |name: &str| !found.iter().any(|column| column.name == name);
     if missing(&since.0.column) {
@@ -295,7 +313,12 @@ fn derived_since(with: &With, ask: &mut Ask<'_>) -> Result<Option<ReadColumn>, S
             ))
             .into());
     }
-    Ok(Some(since.clone()))
+    let key: Vec<&str> = with.key.names().collect();
+    let since = Since {
+        column: since.clone(),
+        indexed: Indexes::read(own).finds_key(&key),
+    };
+    Ok((Some(since), indexes))
 }
 
 /// What the statements are made from.
@@ -303,7 +326,8 @@ struct Collect<'a> {
     run: &'a Run,
     with: &'a With,
     source: &'a Source,
-    since: Option<ReadColumn>,
+    pending: &'a Batches,
+    since: Option<Since>,
     about: Ids,
     /// Whether `runaway` counts: whoever asks for keys by name gets them.
     capped: bool,
@@ -347,7 +371,7 @@ impl Collect<'_> {
         }
         let reads = self.reads(&run.scratch(&self.about.batches))?;
         let into = run.scratch(self.with.into.alias());
-        let fill = scratch::fill(run, &into, "collect touched ids", &select, &reads);
+        let fill = (self.pending).fill(run, &into, "collect touched ids", &select, &reads);
         Ok(Plan::new().run_all(fill))
     }
 
@@ -499,21 +523,17 @@ impl Collect<'_> {
             self.run.scratch(also.into.alias()),
         );
         let select = sql!("SELECT *\nFROM {ids}", ids = ids);
-        plan.run_all(scratch::fill(
-            self.run,
-            &into,
-            "begin with the ids",
-            &select,
-            [&ids],
-        ))
+        let fill = (self.pending).fill(self.run, &into, "begin with the ids", &select, [&ids]);
+        plan.run_all(fill)
     }
 
     /// Moves `since` back to what the derived rows say.
     fn with_since(&self, keys: &Sql, name: &str, no_row: NoRow) -> Sql {
         let name = Ident(name);
-        let Some(ReadColumn(derived)) = &self.since else {
+        let Some(Since { column, indexed }) = &self.since else {
             return keys.clone();
         };
+        let ReadColumn(derived) = column;
         let column = |at: &KeyColumn| sql!("{name}.{key}", name = name, key = Ident(&at.name));
         let on = self.about.key.iter().map(|key| {
             sql!(
@@ -549,9 +569,23 @@ impl Collect<'_> {
             ),
             _ => sql!(""),
         };
+        let columns = join(self.about.key.iter().map(column), ", ");
+        // Postgres cannot know how few keys there are, takes them for many, and would read all derived rows.
+        let look_up = *indexed && self.pending.are_few() && self.run.dialect() == Dialect::Postgres;
+        if look_up && self.with.until.is_none() && self.with.runaway.is_none() {
+            return sql!(
+                "SELECT {columns}, least({name}.since, derived.since) AS since, {name}.events\nFROM (\n  {keys}\n) AS {name}\nCROSS JOIN LATERAL (\n  SELECT {earliest} AS since\n  FROM {table} AS derived\n  WHERE {on}\n) AS derived",
+                columns = columns,
+                name = name,
+                earliest = earliest,
+                keys = keys.indented(2),
+                table = derived.table,
+                on = join(on, " AND "),
+            );
+        }
         sql!(
             "SELECT {columns}, least({name}.since, {earliest}) AS since, {name}.events{split}\nFROM (\n  {keys}\n) AS {name}\nLEFT JOIN {table} AS derived\n  ON {on}\nGROUP BY {columns}, {name}.since, {name}.events",
-            columns = join(self.about.key.iter().map(column), ", "),
+            columns = columns,
             name = name,
             earliest = earliest,
             split = split,
@@ -589,19 +623,15 @@ impl Collect<'_> {
         );
         let reads = self.about.reads(run, ids)?;
         let table = run.scratch(events.alias());
-        Ok(plan.run_all(scratch::fill(
-            run,
-            &table,
-            "collect event ids",
-            &select,
-            &reads,
-        )))
+        let fill = (self.pending).fill(run, &table, "collect event ids", &select, &reads);
+        Ok(plan.run_all(fill))
     }
 
     /// The tables that the ids come from.
     fn reads(&self, batches: &TableName) -> Result<Vec<TableName>, Failure> {
         let mut reads = vec![batches.clone(), self.source.events.clone()];
-        reads.extend(self.since.iter().map(|column| column.0.table.clone()));
+        let derived = self.since.iter().map(|since| &since.column.0.table);
+        reads.extend(derived.cloned());
         for name in &self.with.contexts {
             reads.push(context(self.source, name)?.table.clone());
         }
@@ -709,10 +739,17 @@ mod tests {
             .about("batches", &batches)
             .answer("columns of derived.sessions", columns(derived))
             .answer(
+                "indexes of derived.sessions",
+                rows(
+                    &["method", "leading", "columns"],
+                    &[&[Some("btree"), Some("session_id"), Some("1")]],
+                ),
+            )
+            .answer(
                 "indexes of atomic.events",
                 rows(
-                    &["method", "leading"],
-                    &[&[Some("btree"), Some("domain_sessionid")]],
+                    &["method", "leading", "columns"],
+                    &[&[Some("btree"), Some("domain_sessionid"), Some("1")]],
                 ),
             )
     }

@@ -145,7 +145,10 @@ impl Collect<'_> {
         if !self.capped {
             return None;
         }
-        let (key, column) = (Ident(&self.about.key[0].name), Ident(&since.0.column));
+        let (key, column) = (
+            Ident(&self.about.key[0].name),
+            Ident(&since.column.0.column),
+        );
         let first = match self.about.frozen {
             true => sql!(
                 "\n  AND {name}.since >= min(derived.{column})",

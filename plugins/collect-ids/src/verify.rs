@@ -17,7 +17,7 @@ impl Collect<'_> {
         let into = run.scratch(with.into.alias());
         let mut reads = self.reads(&run.scratch(&self.about.batches))?;
         let select = self.asked_for(verify)?;
-        reads.extend(self.since.iter().map(|since| since.0.table.clone()));
+        reads.extend(self.since.iter().map(|since| since.column.0.table.clone()));
         let mut plan =
             Plan::new().run_all(scratch::fill(run, &into, "collect ids", &select, &reads));
         if let (Some(runaway), true) = (with.runaway, self.about.frozen) {
@@ -139,7 +139,7 @@ impl Collect<'_> {
     /// The keys of the derived rows whose first time lies in the stretch that was asked for.
     fn derived_within(&self, verify: &Verify) -> Option<Sql> {
         let since = self.since.as_ref()?;
-        let column = Ident(&since.0.column);
+        let column = Ident(&since.column.0.column);
         let bounds: Vec<Sql> = [(&verify.since, ">="), (&verify.until, "<")]
             .into_iter()
             .filter_map(|(bound, compares)| {
@@ -157,7 +157,7 @@ impl Collect<'_> {
                 "SELECT {names}, {column} AS since, 0::bigint AS events FROM {table} WHERE {bounds}",
                 names = self.names(),
                 column = column,
-                table = since.0.table,
+                table = since.column.0.table,
                 bounds = join(bounds, " AND "),
             )
         })

@@ -27,7 +27,8 @@ ORDER BY a.attnum;
 -- $2: Param::Text("manifest")
 
 -- question: indexes of atomic.events
-SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading
+SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading,
+  i.indnkeyatts::text AS columns
 FROM pg_catalog.pg_index AS i
 JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
 JOIN pg_catalog.pg_am AS am ON am.oid = x.relam
@@ -110,7 +111,7 @@ DROP TABLE IF EXISTS scratch.sessions__batches;
 
 -- statement: make the table of batches
 --   writes scratch.sessions__batches
-CREATE UNLOGGED TABLE scratch.sessions__batches AS
+CREATE TABLE scratch.sessions__batches WITH (autovacuum_enabled = off) AS
 SELECT
   CAST(NULL AS timestamp without time zone) AS batch, CAST(NULL AS bigint) AS events, CAST(NULL AS timestamp without time zone) AS first_time,
   CAST(NULL AS timestamp without time zone) AS last_time, CAST(NULL AS bigint) AS events_before

@@ -267,7 +267,7 @@ fn fill(run: &Run, with: &With, discovery: &Discovery<'_>, pending: &Pending<'_>
         time = time,
     );
     let [drop, create, analyze] =
-        scratch::fill(run, &into, "make the table of batches", &columns, []);
+        scratch::fill_small(run, &into, "make the table of batches", &columns, []);
     let insert = sql!(
         "INSERT INTO {into}
         SELECT *
@@ -385,8 +385,8 @@ mod tests {
             .answer(
                 "indexes of atomic.events",
                 rows(
-                    &["method", "leading"],
-                    &[&[Some(method), Some("etl_tstamp")]],
+                    &["method", "leading", "columns"],
+                    &[&[Some(method), Some("etl_tstamp"), Some("1")]],
                 ),
             )
     }
@@ -796,8 +796,12 @@ mod tests {
             .answer_first(
                 "indexes of atomic.events",
                 rows(
-                    &["method", "leading"],
-                    &[&[Some("btree"), Some("date_trunc('hour', load_tstamp)")]],
+                    &["method", "leading", "columns"],
+                    &[&[
+                        Some("btree"),
+                        Some("date_trunc('hour', load_tstamp)"),
+                        Some("1"),
+                    ]],
                 ),
             )
             .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
@@ -1002,7 +1006,7 @@ mod tests {
             .answer("columns of derived.manifest", empty.clone())
             .answer(
                 "indexes of atomic.events",
-                rows(&["method", "leading"], &[]),
+                rows(&["method", "leading", "columns"], &[]),
             )
             .outcome();
         assert!(plan.unwrap_err().help.unwrap().contains("stepwell init"));

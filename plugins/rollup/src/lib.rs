@@ -35,7 +35,7 @@ use stepwell_sdk::incremental::{IDS_COLUMNS, Ids, Needed};
 use stepwell_sdk::planner::{Ask, Plan, Run, Stop};
 use stepwell_sdk::settings::{Columns, ReadTable, ScratchInput, ScratchOutput};
 use stepwell_sdk::sql::{Ident, Sql, idents, join};
-use stepwell_sdk::{Failure, Settings, export_planner, scratch, sql};
+use stepwell_sdk::{Failure, Settings, export_planner, sql};
 
 /// Settings of `rollup`.
 #[derive(serde::Deserialize, Settings)]
@@ -90,9 +90,9 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     if !alone {
         reads.extend([table.clone(), ids.clone(), ids_into.clone()]);
     }
-    let touched = scratch::fill(run, &ids_into, "collect coarser ids", &rollup.ids(), [&ids]);
+    let touched = fine.fill(run, &ids_into, "collect coarser ids", &rollup.ids(), [&ids]);
     let into = run.scratch(with.into.alias());
-    let filled = scratch::fill(run, &into, "roll rows up", &rollup.select(&source), &reads);
+    let filled = fine.fill(run, &into, "roll rows up", &rollup.select(&source), &reads);
     Ok(Plan::new()
         .run_all(touched)
         .run_all(filled)

@@ -1,5 +1,6 @@
 -- question: scratch tables
-SELECT c.relname::text AS name, c.relpersistence::text AS persistence
+SELECT c.relname::text AS name,
+  c.relpersistence = 'u' OR coalesce('autovacuum_enabled=off' = ANY (c.reloptions), false) AS made_anew
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind = 'r' AND left(c.relname, length($2::text)) = $2::text

@@ -6,9 +6,10 @@
 //! ```
 //!
 //! It stands at the start of a workflow, as a step of its own: TRUNCATE commits at once on Redshift, so it must not be
-//! part of anything that could still have to be rolled back. Unlogged tables are dropped: the SDK's `scratch::fill` makes
-//! them anew in each run, and TRUNCATE of such a table writes a new one to the disk for nothing. Other tables are emptied
-//! if they hold rows. No ANALYZE follows, since the step that fills a table measures it then.
+//! part of anything that could still have to be rolled back. Tables that the SDK's `scratch::fill` and `fill_small` make
+//! anew in each run are dropped, since TRUNCATE of such a table writes a new one to the disk for nothing: they are
+//! unlogged, or have the storage option `autovacuum_enabled = off`. Other tables are emptied if they hold rows. No ANALYZE
+//! follows, since the step that fills a table measures it then.
 //!
 //! What it does not do: touch another playbook's tables.
 
@@ -27,7 +28,8 @@ pub fn plan(run: &Run, _: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     let tables = ask.one(question(
         "scratch tables",
         sql!(
-            "SELECT c.relname::text AS name, c.relpersistence::text AS persistence
+            "SELECT c.relname::text AS name,
+              c.relpersistence = 'u' OR coalesce('autovacuum_enabled=off' = ANY (c.reloptions), false) AS made_anew
             FROM pg_catalog.pg_class AS c
             JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
             WHERE n.nspname = $1 AND c.relkind = 'r' AND left(c.relname, length($2::text)) = $2::text
@@ -35,10 +37,10 @@ pub fn plan(run: &Run, _: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         ),
         vec![text(schema), text(prefix)],
     ))?;
-    let named = |unlogged: bool| -> Vec<TableName> {
+    let named = |made_anew: bool| -> Vec<TableName> {
         let rows = tables
             .iter()
-            .filter(|row| (row.text("persistence") == Some("u")) == unlogged);
+            .filter(|row| row.bool("made_anew") == Some(made_anew));
         rows.filter_map(|row| row.text("name"))
             .map(|name| TableName::new(schema, name))
             .collect()
@@ -103,17 +105,26 @@ export_planner! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stepwell_sdk::testing::{Conversation, rows};
+    use stepwell_sdk::Answer;
+    use stepwell_sdk::testing::{Conversation, beside, bools, rows};
+
+    fn tables(found: &[(&str, bool)]) -> Answer {
+        let names: Vec<_> = found.iter().map(|&(name, _)| [Some(name)]).collect();
+        let names: Vec<&[Option<&str>]> = names.iter().map(|row| &row[..]).collect();
+        let anew: Vec<_> = found.iter().map(|&(_, anew)| [Some(anew)]).collect();
+        let anew: Vec<&[Option<bool>]> = anew.iter().map(|row| &row[..]).collect();
+        beside(rows(&["name"], &names), bools(&["made_anew"], &anew))
+    }
 
     #[test]
-    fn unlogged_tables_go_and_others_are_emptied_if_filled() {
+    fn tables_that_are_made_anew_go_and_others_are_emptied_if_filled() {
         let found = [
-            &[Some("sessions__a"), Some("u")][..],
-            &[Some("sessions__b"), Some("p")][..],
-            &[Some("sessions__c"), Some("p")][..],
+            ("sessions__a", true),
+            ("sessions__b", false),
+            ("sessions__c", false),
         ];
         Conversation::new(plan, "{}")
-            .answer("scratch tables", rows(&["name", "persistence"], &found))
+            .answer("scratch tables", tables(&found))
             .answer(
                 "scratch tables with rows",
                 rows(&["name"], &[&[Some("sessions__c")]]),
@@ -123,9 +134,8 @@ mod tests {
 
     #[test]
     fn nothing_there_is_no_statement() {
-        let tables = rows(&["name", "persistence"], &[]);
         let (plan, asked) = Conversation::new(plan, "{}")
-            .answer("scratch tables", tables)
+            .answer("scratch tables", tables(&[]))
             .outcome();
         assert_eq!((plan.unwrap().statements.len(), asked.len()), (0, 1));
     }

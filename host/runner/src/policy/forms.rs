@@ -13,7 +13,7 @@ use stepwell_workflow::StatementGrant;
 pub(crate) enum Form<'a> {
     /// `DROP TABLE IF EXISTS table`.
     Clear(TableName),
-    /// `CREATE UNLOGGED TABLE table AS select`.
+    /// `CREATE UNLOGGED TABLE table AS select`, or `CREATE TABLE table WITH (autovacuum_enabled = off) AS select`.
     Fill {
         /// The table.
         table: TableName,
@@ -87,7 +87,13 @@ fn definition<'a>(text: &'a str, tokens: &[Token<'_>]) -> Option<Result<Form<'a>
         let (table, rest) = name(rest)?;
         return rest.is_empty().then_some(Ok(Form::Measure(table)));
     }
-    let (table, rest) = name(after(tokens, &["create", "unlogged", "table"])?)?;
+    let (table, rest) = match after(tokens, &["create", "unlogged", "table"]) {
+        Some(rest) => name(rest)?,
+        None => {
+            let (table, rest) = name(after(tokens, &["create", "table"])?)?;
+            (table, option(rest)?)
+        }
+    };
     let select = &text[after(rest, &["as"])?.first()?.start..];
     Some(match form(select) {
         Ok(Form::Read(select)) => Ok(Form::Fill { table, select }),
@@ -105,6 +111,14 @@ fn after<'t, 'a>(tokens: &'t [Token<'a>], words: &[&str]) -> Option<&'t [Token<'
     let (first, rest) = tokens.split_at_checked(words.len())?;
     let same = first.iter().zip(words).all(|(token, word)| is(token, word));
     same.then_some(rest)
+}
+
+/// Returns the tokens after the storage option of small scratch tables; none if anything else stands there.
+fn option<'t, 'a>(tokens: &'t [Token<'a>]) -> Option<&'t [Token<'a>]> {
+    const OPTION: [&str; 6] = ["with", "(", "autovacuum_enabled", "=", "off", ")"];
+    let (first, rest) = tokens.split_at_checked(OPTION.len())?;
+    let same = |(token, text): (&Token<'_>, &&str)| token.text.eq_ignore_ascii_case(text);
+    first.iter().zip(&OPTION).all(same).then_some(rest)
 }
 
 /// Returns the table `schema.name` at the start; none if no such name stands there. One with escapes (`U&"…"`) is none.
@@ -146,6 +160,13 @@ mod tests {
                 Form::Fill {
                     table: x(),
                     select: "WITH a AS (VALUES (1)) TABLE a",
+                },
+            ),
+            (
+                "CREATE TABLE scratch.x WITH (autovacuum_enabled = off) AS\nSELECT 1 AS a",
+                Form::Fill {
+                    table: x(),
+                    select: "SELECT 1 AS a",
                 },
             ),
             ("(SELECT 1)", Form::Read("(SELECT 1)")),
@@ -192,6 +213,9 @@ mod tests {
             "CREATE UNLOGGED TABLE U&\"scr\\0061tch\".x AS SELECT 1",
             "CREATE UNLOGGED TABLE IF NOT EXISTS scratch.x AS SELECT 1",
             "CREATE UNLOGGED TABLE scratch.x WITH (autovacuum_enabled = off) AS SELECT 1",
+            "CREATE TABLE scratch.x WITH (autovacuum_enabled = on) AS SELECT 1",
+            "CREATE TABLE scratch.x WITH (fillfactor = 10) AS SELECT 1",
+            "CREATE TABLE scratch.x AS SELECT 1",
             "DROP TABLE IF EXISTS scratch.x CASCADE",
             "DROP TABLE IF EXISTS scratch.x, derived.y",
             "DROP TABLE scratch.x",
