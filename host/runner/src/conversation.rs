@@ -67,7 +67,11 @@ impl Questions {
 
     async fn end(self, session: &Session) -> Result<(), WarehouseError> {
         match self {
-            Self::OnTheirOwn => session.rollback().await,
+            Self::OnTheirOwn => {
+                // What comes next on the session comes behind it.
+                session.send_rollback();
+                Ok(())
+            }
             // Going back also ends the part that is read-only.
             Self::InTheOpenOne => {
                 session

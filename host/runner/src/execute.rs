@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::{join, join_all};
 use stepwell_sandbox::contract::{Plan, Statement};
 use stepwell_warehouse::{AnswerLimits, Param, RetryClass, Session, WarehouseError};
 
@@ -21,6 +24,9 @@ use crate::run::Context;
 /// How often, and how long apart, the server is asked which way a COMMIT went whose answer was lost.
 const COMMIT_LOOKS: u32 = 20;
 const COMMIT_LOOK_DELAY: Duration = Duration::from_millis(500);
+
+/// Most statements that are sent in one go.
+const TOGETHER_MAX: usize = 30;
 
 /// What the statements of a step did.
 #[derive(Debug, Default)]
@@ -109,44 +115,39 @@ impl Execution<'_> {
     }
 
     async fn statements_and_journal(&self) -> Result<Executed, RunError> {
-        let executed = self.statements().await?;
-        if let Some(progress) = self.commits {
-            self.context.journal.commit(self.session, progress).await?;
-            // Last call: after this a signal waits for the COMMIT, which either is or is not.
-            self.context.interrupts.check()?;
-        }
+        let Some(progress) = self.commits else {
+            return self.statements().await;
+        };
+        // Who serves the session is needed should the answer to COMMIT be lost, and asked meanwhile.
+        let (_, executed) = join(self.session.backend_pid(), self.statements()).await;
+        let executed = executed?;
+        self.context.journal.commit(self.session, progress).await?;
+        // Last call: after this a signal waits for the COMMIT, which either is or is not.
+        self.context.interrupts.check()?;
         Ok(executed)
     }
 
     async fn statements(&self) -> Result<Executed, RunError> {
         let mut executed = Executed::default();
-        let count = self.plan.statements.len();
-        for (at, statement) in self.plan.statements.iter().enumerate() {
-            let number = at + 1;
-            self.context.event(&Event::StatementStarted {
-                step: &self.place.id,
-                label: &statement.label,
-                number,
-                count,
-            });
-            tracing::debug!(step = %self.place.id, label = %statement.label, sql = %statement.sql, "statement");
+        let statements = &self.plan.statements;
+        let mut at = 0;
+        while let Some(statement) = statements.get(at) {
+            let together = statements[at..]
+                .iter()
+                .take(TOGETHER_MAX)
+                .take_while(|statement| self.waits_for_nobody(statement))
+                .count();
+            if together > 1 {
+                self.together(at..at + together, &mut executed).await?;
+                at += together;
+                continue;
+            }
+            self.started(at);
             let begun = Instant::now();
             let rows = self
                 .repeated(statement, &mut executed)
                 .await
-                .map_err(|error| {
-                    let statement = StatementPlace {
-                        label: statement.label.clone(),
-                        question: false,
-                        number,
-                        count,
-                        sql: statement.sql.clone(),
-                    };
-                    error.at(StepPlace {
-                        statement: Some(statement),
-                        ..self.place.clone()
-                    })
-                })?;
+                .map_err(|error| error.at(self.statement_place(at)))?;
             executed.statements.push(StatementReport {
                 label: statement.label.clone(),
                 rows,
@@ -156,8 +157,91 @@ impl Execution<'_> {
                 executed.ends_run = Some(reason.clone());
                 break;
             }
+            at += 1;
         }
         Ok(executed)
+    }
+
+    /// Whether what comes after the statement may be sent before its answer is there. In a transaction nothing that
+    /// follows a failed statement has an effect.
+    fn waits_for_nobody(&self, statement: &Statement) -> bool {
+        self.plan.atomic
+            && statement.ends_run_when_zero.is_none()
+            // Its answer takes two round trips, the second of which would come behind the statements after it.
+            && statement.measure.is_none()
+    }
+
+    /// Sends statements in one go, and takes their answers as they come.
+    async fn together(&self, which: Range<usize>, executed: &mut Executed) -> Result<(), RunError> {
+        let statements = &self.plan.statements;
+        // How many have ended, and when the last one did.
+        let progress = Mutex::new((which.start, Instant::now()));
+        let lock = || progress.lock().unwrap_or_else(PoisonError::into_inner);
+        self.context.wrote();
+        self.started(which.start);
+        let running = which.clone().map(|at| {
+            let params = convert::params(&statements[at].params);
+            let (lock, last) = (&lock, at + 1 == which.end);
+            Box::pin(async move {
+                let rows = self.session.execute(&statements[at].sql, &params).await?;
+                let (_, begun) = std::mem::replace(&mut *lock(), (at + 1, Instant::now()));
+                if !last {
+                    self.started(at + 1);
+                }
+                Ok::<_, WarehouseError>((rows, begun.elapsed()))
+            })
+        });
+        // In order, and none before the one ahead of it was sent.
+        let running = async { Ok(join_all(running).await) };
+        let done = self.context.interrupts.guard(self.session, running).await;
+        let at_work = || self.statement_place(lock().0.min(which.end - 1));
+        let done = done.map_err(|error| error.at(at_work()))?;
+        // No statement fails here but by itself: guarded work does not.
+        let done: Vec<Result<_, _>> =
+            done.map_err(|source| RunError::new(Problem::Statement { source }).at(at_work()))?;
+        for (at, done) in which.zip(done) {
+            // Those behind one that failed do so for no other reason.
+            let (rows, duration) = done.map_err(|source| {
+                RunError::new(Problem::Statement { source }).at(self.statement_place(at))
+            })?;
+            let statement = &statements[at];
+            match statement.writes.is_empty() {
+                true => executed.rows_read += rows,
+                false => executed.rows_written += rows,
+            }
+            executed.statements.push(StatementReport {
+                label: statement.label.clone(),
+                rows,
+                duration_ms: duration.as_secs_f64() * 1000.0,
+            });
+        }
+        Ok(())
+    }
+
+    /// Says that a statement is at work.
+    fn started(&self, at: usize) {
+        let statement = &self.plan.statements[at];
+        self.context.event(&Event::StatementStarted {
+            step: &self.place.id,
+            label: &statement.label,
+            number: at + 1,
+            count: self.plan.statements.len(),
+        });
+        tracing::debug!(step = %self.place.id, label = %statement.label, sql = %statement.sql, "statement");
+    }
+
+    fn statement_place(&self, at: usize) -> StepPlace {
+        let statement = &self.plan.statements[at];
+        StepPlace {
+            statement: Some(StatementPlace {
+                label: statement.label.clone(),
+                question: false,
+                number: at + 1,
+                count: self.plan.statements.len(),
+                sql: statement.sql.clone(),
+            }),
+            ..self.place.clone()
+        }
     }
 
     /// Runs a statement. One outside of a transaction is repeated by itself where the server says that it failed and may
@@ -264,10 +348,8 @@ impl Execution<'_> {
             self.context.committed();
             // The server's statistics of what was just deleted and inserted lag behind, and `defrag` comes next.
             if self.session.server_major() >= 15 {
-                let _ = self
-                    .session
-                    .execute("SELECT pg_stat_force_next_flush()", &[])
-                    .await;
+                self.session
+                    .send("SELECT pg_catalog.pg_stat_force_next_flush()");
             }
         }
         Ok(())

@@ -379,7 +379,7 @@ pub(crate) async fn ensure(
 async fn all_there(session: &Session, workflow: &Workflow) -> Result<Option<i64>, RunError> {
     let sql = "SELECT max(version) AS version, to_regclass($1) IS NOT NULL AS manifest FROM stepwell.version";
     let manifest = [Param::Text(workflow.manifest.to_string())];
-    match session.ask(sql, &manifest, &AnswerLimits::default()).await {
+    match session.ask_briefly(sql, &manifest).await {
         Ok(row) => {
             let manifest = workflow.source.is_none() || row.boolean(0, "manifest") == Some(true);
             Ok(row.int64(0, "version").filter(|_| manifest))

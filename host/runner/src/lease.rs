@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use futures_util::future::join3;
-use stepwell_warehouse::{Access, AnswerLimits, Param, Session};
+use stepwell_warehouse::{Access, Param, Session};
 use stepwell_workflow::Workflow;
 
 use crate::connect;
@@ -105,7 +105,7 @@ impl Lease {
             Param::Text(applicant.run_id.to_owned()),
             Param::Text(applicant.place.to_owned()),
         ];
-        let taken = control.ask(&sql, &params, &AnswerLimits::default()).await;
+        let taken = control.ask_briefly(&sql, &params).await;
         let taken = taken.map_err(RunError::warehouse("take the lease"))?;
         match taken.int64(0, "token").filter(|_| taken.rows > 0) {
             Some(token) => Ok(Self {
@@ -152,7 +152,7 @@ impl Lease {
         let begin = session.begin(Access::ReadWrite);
         let durability = async {
             match durability {
-                // What a crash of the server takes away with it, unlogged scratch tables are gone with anyway.
+                // A crash of the server ends the run, and the next one makes its scratch tables anew.
                 Durability::Scratch => session.batch("SET LOCAL synchronous_commit = off").await,
                 Durability::Derived => Ok(()),
             }
@@ -244,7 +244,7 @@ impl Seen {
             WHERE l.playbook = $1"
         );
         let params = [Param::Text(playbook.to_owned())];
-        let row = control.ask(&sql, &params, &AnswerLimits::default()).await;
+        let row = control.ask_briefly(&sql, &params).await;
         let row = row.map_err(RunError::warehouse("read the lease"))?;
         if row.rows == 0 {
             return Ok(None);

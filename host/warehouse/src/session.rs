@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::OnceCell;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{CancelToken, Client, Error as PgError, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::answer::{self, Answer, AnswerLimits};
+use crate::answer::{self, Answer, AnswerLimits, Batch, Builder};
 use crate::connect::{self, Opened, Shared};
 use crate::error::{WarehouseError, classify};
 use crate::guard::Plain;
@@ -136,6 +137,38 @@ impl Session {
         self.rows(sql, params).await?.all(limits).await
     }
 
+    /// Runs one statement of the host's own, which selects a few rows of built-in types, in one round trip.
+    ///
+    /// Without rows the answer has no fields either. Not for other statements, for the reason that
+    /// [`rows`](Self::rows) gives.
+    ///
+    /// # Errors
+    ///
+    /// As [`ask`](Self::ask), without limits.
+    pub async fn ask_briefly(&self, sql: &str, params: &[Param]) -> Result<Answer, WarehouseError> {
+        self.begin_statement();
+        let params: Vec<(&(dyn ToSql + Sync), Type)> = params
+            .iter()
+            .map(|param| (param as _, param.announced_type()))
+            .collect();
+        let found = self.client.query_typed(sql, &params).await;
+        let found = found.map_err(|error| self.failed(error))?;
+        let fields = match found.first() {
+            Some(row) => answer::fields(row.columns())?,
+            None => Vec::new(),
+        };
+        let mut builder = Builder::new(&fields);
+        for row in &found {
+            builder.push(row)?;
+        }
+        let Batch { rows, columns } = builder.take();
+        Ok(Answer {
+            fields: fields.into_iter().map(|(field, _)| field).collect(),
+            rows,
+            columns,
+        })
+    }
+
     /// Runs one statement and returns its rows as they arrive, as fast as they are taken and no
     /// faster.
     ///
@@ -202,6 +235,15 @@ impl Session {
             .batch_execute(sql)
             .await
             .map_err(|error| self.failed(error))
+    }
+
+    /// Sends statements as [`batch`](Self::batch) does, and does not wait for the server's answer, which nobody reads. What
+    /// is sent after them on this session comes after them. For what need not succeed, or cannot fail unless the
+    /// connection is gone.
+    pub fn send(&self, sql: &str) {
+        self.begin_statement();
+        // The message is on its way once the future was polled.
+        let _ = self.client.batch_execute(sql).now_or_never();
     }
 
     /// Begins a transaction, READ COMMITTED unless it is a snapshot.
@@ -272,6 +314,11 @@ impl Session {
         Ok(true)
     }
 
+    /// Undoes the transaction as [`rollback`](Self::rollback) does, without waiting for the server to say so.
+    pub fn send_rollback(&self) {
+        self.send("ROLLBACK");
+    }
+
     /// Sets the longest time of the statements that follow, for the session or, inside a
     /// transaction that is rolled back, until then. Whole milliseconds, at least one; `None` is no
     /// limit.
@@ -319,7 +366,7 @@ impl Session {
     pub async fn backend_pid(&self) -> Result<i32, WarehouseError> {
         let ask = || async {
             let sql = "SELECT pg_catalog.pg_backend_pid() AS pid";
-            let answer = self.ask(sql, &[], &AnswerLimits::default()).await?;
+            let answer = self.ask_briefly(sql, &[]).await?;
             let pid = answer
                 .int64(0, "pid")
                 .and_then(|pid| i32::try_from(pid).ok());

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use futures_util::future::join;
 use futures_util::stream::FuturesUnordered;
 use stepwell_sandbox::contract::Plan;
 use stepwell_warehouse::Session;
@@ -154,7 +155,7 @@ impl Context<'_> {
         let attempt = async || Box::pin(self.attempt(index, plan.clone(), &beyond_repeat)).await;
         let safe = || !beyond_repeat.load(Ordering::Relaxed);
         match self.repeated(&step.id, attempt, safe).await {
-            Ok((plan, mut executed)) => {
+            Ok((plan, mut executed, session)) => {
                 self.note(index, &plan);
                 let (ends_run, rows_read) = (executed.ends_run.take(), executed.rows_read);
                 let report = self.report(index, begun.elapsed(), executed, Some(&plan));
@@ -168,9 +169,15 @@ impl Context<'_> {
                     facts: self.steps.facts(index, &plan),
                     tables: self.steps.fills(index),
                 };
-                self.journal
-                    .step(&self.control, pass, rows_read, &report, Some(&kept))
-                    .await?;
+                let giving_back = async {
+                    if let Some(session) = session {
+                        self.pool.give_back(session).await;
+                    }
+                };
+                let journalling =
+                    (self.journal).step(&self.control, pass, rows_read, &report, Some(&kept));
+                let ((), journalled) = join(giving_back, journalling).await;
+                journalled?;
                 self.add(report);
                 self.is_done(index);
                 Ok(Ended {
@@ -224,13 +231,14 @@ impl Context<'_> {
                 .all(|other| self.may_fail(other))
     }
 
+    /// Returns what was planned and done, and the session on which it was, to be given back.
     // The parts wait on the heap: in one piece the future of a step fills half of a thread's stack.
     async fn attempt(
         &self,
         index: usize,
         plan: Option<Checked<Plan>>,
         beyond_repeat: &AtomicBool,
-    ) -> Result<(Checked<Plan>, Executed), RunError> {
+    ) -> Result<(Checked<Plan>, Executed, Option<Session>), RunError> {
         let place = self.steps.place(index);
         let session = self
             .pool
@@ -246,7 +254,8 @@ impl Context<'_> {
                 .add(loaded.map_err(|error| error.at(place.clone()))?);
         }
         if self.steps.is_reducer(index) {
-            return Box::pin(self.reduce(index, session)).await;
+            let (plan, executed) = Box::pin(self.reduce(index, session)).await?;
+            return Ok((plan, executed, None));
         }
         let confined = Box::pin(self.confined(index, &session)).await;
         let confined = confined.map_err(|error| error.at(place.clone()))?;
@@ -268,8 +277,7 @@ impl Context<'_> {
             };
             let executed = Box::pin(execution.run()).await?;
             self.steps.publish(index, &plan);
-            self.pool.give_back(session).await;
-            return Ok((plan, executed));
+            return Ok((plan, executed, Some(session)));
         }
         let rights = self.steps.rights(index);
         let execution = Execution {
@@ -284,8 +292,7 @@ impl Context<'_> {
         beyond_repeat.store(!plan.atomic, Ordering::Relaxed);
         let executed = Box::pin(execution.run()).await?;
         self.steps.publish(index, &plan);
-        self.pool.give_back(session).await;
-        Ok((plan, executed))
+        Ok((plan, executed, Some(session)))
     }
 
     /// A step that folds rows. Nothing but its scratch tables changes, so it may be repeated as a whole.
