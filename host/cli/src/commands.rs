@@ -107,9 +107,30 @@ pub(crate) fn dispatch(command: Command, context: &Context) -> Outcome {
     }
 }
 
+/// On how many threads the answers of the warehouse are taken. What computes is on threads of its own either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Threads {
+    /// One: each answer then reaches the one who waits for it without another thread being woken, which counts where
+    /// there are hundreds of small ones.
+    One,
+    /// One for each processor, for rows by the million.
+    Many,
+}
+
 /// Runs what needs the warehouse. Commands that do not need it do not pay for a runtime.
 fn block_on<T>(work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    block_on_threads(Threads::Many, work)
+}
+
+fn block_on_threads<T>(
+    threads: Threads,
+    work: impl Future<Output = Result<T, Failed>>,
+) -> Result<T, Failed> {
+    let mut builder = match threads {
+        Threads::One => tokio::runtime::Builder::new_current_thread(),
+        Threads::Many => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder
         .enable_all()
         .build()
         .context("could not start the runtime")?;

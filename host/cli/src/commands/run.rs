@@ -7,9 +7,9 @@ use futures_util::future::join_all;
 use jiff::civil::DateTime;
 use jiff::{Timestamp, tz::TimeZone};
 use stepwell_runner::{Components, RunError, RunOptions, RunReport, Stop, Together};
-use stepwell_workflow::Workflow;
+use stepwell_workflow::{PluginKind, Workflow};
 
-use super::{Context, Outcome, block_on, first_failure};
+use super::{Context, Outcome, Threads, block_on_threads, first_failure};
 use crate::exit;
 use crate::failed::Failed;
 use crate::files::{self, Read, Vars};
@@ -117,7 +117,13 @@ pub(crate) fn execute(args: &RunArgs, context: &Context) -> Outcome {
         from: args.from.clone(),
         ..args.shared.options(context)
     };
-    let ended = block_on(async {
+    // A reducer's rows pass through this process; of planners' SQL none do.
+    let mut steps = workflows.iter().flat_map(|workflow| &workflow.steps);
+    let threads = match steps.any(|step| step.kind.kind == PluginKind::Reducer) {
+        true => Threads::Many,
+        false => Threads::One,
+    };
+    let ended = block_on_threads(threads, async {
         let runs = Runs {
             components: &components,
             options: &options,
