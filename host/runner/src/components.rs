@@ -27,6 +27,9 @@ pub struct Components(Arc<Inner>);
 
 struct Inner {
     builtin: &'static [(&'static str, &'static [u8])],
+    /// What built-in steps say of themselves, by name, once somebody asked: several steps of a workflow, and several
+    /// workflows, use the same ones.
+    kinds: Mutex<BTreeMap<String, StepKind>>,
     cache_dir: Option<PathBuf>,
     /// Who compiles the components of third parties.
     compiler: Option<ChildCompiler>,
@@ -68,6 +71,7 @@ impl Components {
     ) -> Self {
         Self(Arc::new(Inner {
             builtin,
+            kinds: Mutex::new(BTreeMap::new()),
             cache_dir,
             compiler: None,
             declared: Mutex::new(BTreeMap::new()),
@@ -217,9 +221,15 @@ impl Inner {
 
 impl StepKinds for Components {
     fn builtin(&self, name: &str) -> Option<StepKind> {
+        let mut kinds = self.0.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kind) = kinds.get(name) {
+            return Some(kind.clone());
+        }
         let description = describe(self.0.embedded(name)?)
             .expect("built-in steps describe themselves; a test loads each");
-        Some(kind(description))
+        let kind = kind(description);
+        kinds.insert(name.to_owned(), kind.clone());
+        Some(kind)
     }
 
     fn names(&self) -> Vec<String> {
