@@ -1,7 +1,7 @@
 //! The events of this run's ids as the rows of a reducer.
 
 use crate::Failure;
-use crate::catalog;
+use crate::catalog::{self, ColumnInfo};
 use crate::incremental::{Counted, Dedupe, Ids, Needed, key_alias};
 use crate::planner::{Ask, Run, Stop};
 use crate::reducer::Select;
@@ -149,9 +149,13 @@ impl<'a> EventRows<'a> {
         let rows = self
             .ids
             .deduplicated(self.run, self.alias, self.counted, &inner)?;
-        let keys = self.ids.key.iter().enumerate();
-        let keys = keys
-            .map(|(at, column)| sql!("{key} AS {name}", key = key(at), name = Ident(&column.name)));
+        let keys = self.ids.key.iter().enumerate().map(|(at, column)| {
+            let (key, name) = (key(at), Ident(&column.name));
+            match is_padded(&column.expression, &columns) {
+                true => sql!("{key}::text AS {name}", key = key, name = name),
+                false => sql!("{key} AS {name}", key = key, name = name),
+            }
+        });
         let given = self.columns.iter();
         let given =
             given.map(|(name, expr)| sql!("{expr} AS {name}", expr = expr, name = Ident(name)));
@@ -164,7 +168,43 @@ impl<'a> EventRows<'a> {
     }
 }
 
+/// Whether an expression is a column of type `char(n)`. Equal values of that type may differ in form, so the host groups
+/// no rows by it. Only what is selected is cast: an index on the column still finds the events.
+fn is_padded(expression: &str, columns: &[ColumnInfo]) -> bool {
+    let column = Expr::new(expression).ok().and_then(|expr| expr.as_column());
+    let found = columns
+        .iter()
+        .find(|found| Some(&found.name) == column.as_ref());
+    found.is_some_and(|found| found.sql_type.starts_with("character("))
+}
+
 fn missing(events: &TableName) -> Failure {
     Failure::new("missing-table", format!("table {events} does not exist"))
         .with_help("Check `source: { events: … }` in the workflow file.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_bare_column_of_char_is_padded() {
+        let column = |name: &str, sql_type: &str| ColumnInfo {
+            name: name.into(),
+            sql_type: sql_type.into(),
+        };
+        let columns = [
+            column("session", "character(128)"),
+            column("visitor", "character varying(128)"),
+        ];
+        for (expression, padded) in [
+            ("session", true),
+            ("\"session\"", true),
+            ("session::text", false),
+            ("visitor", false),
+            ("other", false),
+        ] {
+            assert_eq!(is_padded(expression, &columns), padded, "{expression}");
+        }
+    }
 }
