@@ -87,64 +87,141 @@ fn shared(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
+/// A new plugin of one kind, with what tells that it does what its README says.
+struct New {
+    step: &'static str,
+    kind: &'static str,
+    fixture: &'static str,
+    /// An expectation of the fixture, and a wrong one.
+    edit: [&'static str; 2],
+    /// What a test says of the wrong one.
+    differs: &'static str,
+    /// The rows of its derived table, said in plain SQL over all events.
+    expected: &'static str,
+}
+
+impl New {
+    fn table(&self) -> String {
+        format!("derived.{}", self.step.replace('-', "_"))
+    }
+
+    fn wasm(&self) -> String {
+        format!("target/plugins/{}.wasm", self.step)
+    }
+
+    /// Makes the plugin, builds and tests it, and runs it in its own workflow, twice. Returns its digest.
+    async fn is_made_and_runs(&self, db: &Db, team: &Team) -> String {
+        let (step, wasm) = (self.step, self.wasm());
+        let new = ["plugin", "new", step, "--kind", self.kind];
+        team.must("", &new);
+        let again = team.fails(2, "", &new);
+        assert!(again.contains("is not empty"), "{again}");
+        // Compiled dependencies outlive the test; components and their signatures do not.
+        let target = shared("plugin-target");
+        std::fs::create_dir_all(&target).expect("a folder");
+        for left in std::fs::read_dir(target.join("plugins"))
+            .into_iter()
+            .flatten()
+        {
+            let path = left.expect("it can be listed").path();
+            if path
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(step))
+            {
+                std::fs::remove_file(path).expect("it can be removed");
+            }
+        }
+        std::os::unix::fs::symlink(&target, team.path(step).join("target")).expect("a link");
+
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+        let native = team.run(&cargo, step, &["test", "--offline", "--quiet"]);
+        assert_eq!(native.code, 0, "{}\n{}", native.stdout, native.stderr);
+        let built = team.must(step, &["plugin", "build", ".", "--json", "--", "--offline"]);
+        let built: serde_json::Value = serde_json::from_str(&built).expect("JSON");
+        assert_eq!(built[0]["name"], step);
+        assert_eq!(built[0]["kind"], self.kind);
+
+        // The fixture holds; a wrong expectation is shown cell by cell.
+        let test = ["plugin", "test", ".", "--component", &wasm];
+        let tested = team.must(step, &test);
+        let ok = format!("{}: ok, 2 rows as expected", self.fixture);
+        assert!(tested.contains(&ok), "{tested}");
+        let fixture = format!("{step}/fixtures/{}", self.fixture);
+        team.edit(&fixture, self.edit[0], self.edit[1]);
+        let tested = team.fails(10, step, &test);
+        assert!(tested.contains(self.differs), "{tested}");
+
+        // It runs, from nothing and on what came since, and its rows are right.
+        team.must(step, &["init", "workflow.yaml"]);
+        for (at, batch) in stream(41).enumerate() {
+            db.land(&batch).await;
+            if at == 20 {
+                team.must(step, &["run", "workflow.yaml"]);
+            }
+        }
+        team.must(step, &["run", "workflow.yaml"]);
+        let (table, expected) = (self.table(), self.expected);
+        let differing = format!(
+            "SELECT * FROM ((TABLE {table} EXCEPT ALL ({expected})) UNION ALL (({expected}) EXCEPT ALL TABLE {table})) AS d LIMIT 6"
+        );
+        let differing = db.rows(&differing).await;
+        assert!(differing.is_empty(), "{table}: {differing:#?}");
+        let rows = db.number(&format!("SELECT count(*) FROM {table}")).await;
+        assert!(rows > 50, "{table} has {rows} rows");
+        built[0]["digest"].as_str().expect("a digest").to_owned()
+    }
+}
+
 /// Goal: what `plugin new` makes compiles, passes its tests and runs as it stands, and the tools around it tell good from
 /// bad. Nothing is fetched: cargo works offline.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_plugin_is_built_tested_pinned_signed_and_run() {
-    const STEP: &str = "page-counts";
-    const WASM: &str = "target/plugins/page-counts.wasm";
+async fn a_new_planner_is_built_tested_run_pinned_and_signed() {
     let db = Db::with_tables().await;
-    for batch in stream(41) {
-        db.land(&batch).await;
-    }
     let team = Team::new(&db);
-    team.must("", &["plugin", "new", STEP, "--kind", "planner"]);
-    let again = team.fails(2, "", &["plugin", "new", STEP, "--kind", "planner"]);
-    assert!(again.contains("is not empty"), "{again}");
-    // Compiled dependencies outlive the test; components and their signatures do not.
-    let target = shared("plugin-target");
-    std::fs::create_dir_all(&target).expect("a folder");
-    let _ = std::fs::remove_dir_all(target.join("plugins"));
-    std::os::unix::fs::symlink(&target, team.path("page-counts/target")).expect("a link");
+    let new = New {
+        step: "page-counts",
+        kind: "planner",
+        fixture: "counts.yaml",
+        edit: ["10:00:00, 2]", "10:00:00, 3]"],
+        differs: "session_id = 's1': n is '2', expected '3'",
+        expected: "SELECT domain_sessionid, min(collector_tstamp),
+              count(DISTINCT event_id) FILTER (WHERE event_name = 'page_view')
+            FROM atomic.events
+            WHERE domain_sessionid IS NOT NULL AND etl_tstamp IS NOT NULL AND collector_tstamp IS NOT NULL
+            GROUP BY 1",
+    };
+    let digest = new.is_made_and_runs(&db, &team).await;
+    pinned_and_signed(&team, new.step, &new.wasm(), &digest);
+}
 
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let native = team.run(&cargo, STEP, &["test", "--offline", "--quiet"]);
-    assert_eq!(native.code, 0, "{}\n{}", native.stdout, native.stderr);
-    let built = team.must(STEP, &["plugin", "build", ".", "--json", "--", "--offline"]);
-    let built: serde_json::Value = serde_json::from_str(&built).expect("JSON");
-    let digest = built[0]["digest"].as_str().expect("a digest").to_owned();
-    assert_eq!(built[0]["name"], STEP);
-
-    // The fixture holds; a wrong expectation is shown cell by cell.
-    let test = ["plugin", "test", ".", "--component", WASM];
-    let tested = team.must(STEP, &test);
-    assert!(
-        tested.contains("counts.yaml: ok, 2 rows as expected"),
-        "{tested}"
-    );
-    team.edit(
-        "page-counts/fixtures/counts.yaml",
-        "10:00:00, 2]",
-        "10:00:00, 3]",
-    );
-    let tested = team.fails(10, STEP, &test);
-    assert!(
-        tested.contains("session_id = 's1': n is '2', expected '3'"),
-        "{tested}"
-    );
-
-    // It runs, and its rows are right.
-    team.must(STEP, &["init", "workflow.yaml"]);
-    team.must(STEP, &["run", "workflow.yaml"]);
-    let differing = "SELECT count(*) FROM (
-        SELECT domain_sessionid::text, min(collector_tstamp),
-          count(DISTINCT event_id) FILTER (WHERE event_name = 'page_view')
-        FROM atomic.events WHERE domain_sessionid IS NOT NULL GROUP BY 1
-        EXCEPT SELECT session_id::text, first_time, n FROM derived.page_counts) AS d";
-    assert_eq!(db.number(differing).await, 0);
-    assert!(db.number("SELECT count(*) FROM derived.page_counts").await > 0);
-
-    pinned_and_signed(&team, STEP, WASM, &digest);
+/// Goal: the same of a reducer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_reducer_is_built_tested_and_run() {
+    let db = Db::with_tables().await;
+    let team = Team::new(&db);
+    let new = New {
+        step: "session-pauses",
+        kind: "reducer",
+        fixture: "pauses.yaml",
+        edit: ["[s1, 1, 900,", "[s1, 1, 901,"],
+        differs: "session_id = 's1': longest_pause_seconds is '900', expected '901'",
+        expected: "SELECT session_id, count(*) FILTER (WHERE gap > '12 seconds'),
+              floor(extract(epoch FROM max(gap) FILTER (WHERE gap > '12 seconds')))::bigint, min(collector_tstamp)
+            FROM (
+              SELECT *, derived_tstamp - lag(derived_tstamp) OVER (PARTITION BY session_id ORDER BY derived_tstamp) AS gap
+              FROM (
+                SELECT DISTINCT ON (domain_sessionid, event_id)
+                  domain_sessionid::text AS session_id, derived_tstamp, collector_tstamp
+                FROM atomic.events
+                WHERE domain_sessionid IS NOT NULL AND etl_tstamp IS NOT NULL AND collector_tstamp IS NOT NULL
+                ORDER BY domain_sessionid, event_id, collector_tstamp, etl_tstamp, ctid
+              ) AS once
+            ) AS gaps
+            GROUP BY session_id",
+    };
+    new.is_made_and_runs(&db, &team).await;
+    let paused = format!("SELECT count(*) FROM {} WHERE pauses > 1", new.table());
+    assert!(db.number(&paused).await > 0, "sessions with several pauses");
 }
 
 fn pinned_and_signed(team: &Team, step: &str, wasm: &str, digest: &str) {

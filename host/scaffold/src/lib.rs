@@ -35,6 +35,13 @@ const NAME_CHARS_MAX: usize = 40;
 pub enum Kind {
     /// SQL.
     Planner,
+    /// Rows, folded from rows.
+    Reducer,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Planner, Self::Reducer];
 }
 
 /// A file to be written.
@@ -92,6 +99,7 @@ impl PluginName {
 pub fn plugin(name: &PluginName, kind: Kind, sdk: Option<&str>) -> Vec<File> {
     let template = match kind {
         Kind::Planner => embedded::PLANNER,
+        Kind::Reducer => embedded::REDUCER,
     };
     let mut files: Vec<File> = template
         .iter()
@@ -176,10 +184,12 @@ mod tests {
 
     #[test]
     fn the_templates_name_is_nowhere_left() {
-        for file in plugin(&name("engaged-time"), Kind::Planner, None) {
-            let template = !file.path.starts_with(SDK_FOLDER);
-            let left = file.text.contains("my-step") || file.text.contains("my_step");
-            assert!(!(template && left), "{}", file.path);
+        for kind in Kind::ALL {
+            for file in plugin(&name("engaged-time"), kind, None) {
+                let template = !file.path.starts_with(SDK_FOLDER);
+                let left = file.text.contains("my-step") || file.text.contains("my_step");
+                assert!(!(template && left), "{kind:?}: {}", file.path);
+            }
         }
     }
 

@@ -18,9 +18,9 @@ use crate::failed::Failed;
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  stepwell plugin new engaged-time --kind planner
-  stepwell plugin new engaged-time --kind planner --path steps/engaged-time
-  stepwell plugin new bounce --kind planner --sdk engaged-time/vendor/stepwell-sdk
+  stepwell plugin new touched-pages --kind planner
+  stepwell plugin new engaged-time --kind reducer --path steps/engaged-time
+  stepwell plugin new bounce --kind reducer --sdk touched-pages/vendor/stepwell-sdk
 
 Exit codes: 0 done, 2 the name or the folder cannot be used.")]
 pub(crate) struct NewArgs {
@@ -28,7 +28,7 @@ pub(crate) struct NewArgs {
     #[arg(value_name = "NAME")]
     name: PluginName,
     /// What it answers with
-    #[arg(long, value_name = "KIND", value_enum)]
+    #[arg(long, value_name = "planner|reducer", value_enum)]
     kind: Kind,
     /// The folder to make, instead of one with the plugin's name here
     #[arg(long, value_name = "DIR")]
@@ -41,8 +41,10 @@ pub(crate) struct NewArgs {
 /// Kinds of plugins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
-    /// Settings in, SQL out
+    /// Settings in, SQL out: for what SQL can say
     Planner,
+    /// Rows in, rows out: for what it cannot, or only with pain
+    Reducer,
 }
 
 pub(crate) fn execute(args: &NewArgs, context: &Context) -> Outcome {
@@ -62,8 +64,15 @@ pub(crate) fn execute(args: &NewArgs, context: &Context) -> Outcome {
         Some(sdk) => Some(path_to_sdk(&folder, sdk)?),
         None => None,
     };
-    let kind = match args.kind {
-        Kind::Planner => stepwell_scaffold::Kind::Planner,
+    let (kind, tests) = match args.kind {
+        Kind::Planner => (
+            stepwell_scaffold::Kind::Planner,
+            "the SQL that it answers with",
+        ),
+        Kind::Reducer => (
+            stepwell_scaffold::Kind::Reducer,
+            "the rows that it wants and gives",
+        ),
     };
     for file in stepwell_scaffold::plugin(&args.name, kind, sdk.as_deref()) {
         let path = folder.join(file.path);
@@ -72,7 +81,7 @@ pub(crate) fn execute(args: &NewArgs, context: &Context) -> Outcome {
     context.output.result(&format!(
         "{folder} holds plugin {name}. Next:\n  \
          cd {folder}\n  \
-         cargo test                  the SQL that it answers with\n  \
+         cargo test                  {tests}\n  \
          stepwell plugin build       makes target/plugins/{name}.wasm\n  \
          stepwell plugin test        runs the component on fixtures/\n  \
          stepwell run workflow.yaml  README.md says on which events",
