@@ -374,3 +374,48 @@ async fn an_old_plugin_runs_and_a_newer_one_is_refused() {
         assert!(refused.contains(words), "{refused}");
     }
 }
+
+/// The same of a reducer, with a column of every type, NULLs in each, and a group that is larger than a batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_reducer_folds_as_it_did() {
+    let kept = root().join("tests/contract/reducer-0.1.0.wasm");
+    let db = Db::empty().await;
+    db.sql(
+        "CREATE TABLE public.rows AS
+         SELECT CASE WHEN n % 2 = 0 THEN 'large' WHEN n % 7 > 0 THEN 'g' || n % 1000 END AS key,
+           CASE WHEN n = 5 THEN 'infinity' ELSE timestamptz '2024-01-01 00:00:00+00' + n % 977 * interval '1.000001 s' END AS at,
+           n AS number, n % 3 = 0 AS bool, (n % 30000)::int2 AS small, n * 10000000000 AS big, (n / 7.0)::float4 AS single,
+           CASE n % 4 WHEN 0 THEN 'NaN' WHEN 1 THEN '-infinity' ELSE n / 3.0 END::float8 AS double,
+           repeat('ü', n % 5)::varchar(20) AS text, decode(md5(n::text), 'hex') AS bytes, md5(n::text)::uuid AS uuid,
+           date '1999-12-25' + n % 20 AS day, timestamp '1999-12-31 23:59:59.999999' + n * interval '1 us' AS time,
+           (n % 5 - 2) * 12345678901234567890.120 AS amount, jsonb_build_object('n', n) AS document
+         FROM generate_series(1, 150000) AS n;
+         UPDATE public.rows SET bool = NULL, small = NULL, big = NULL, single = NULL, double = NULL, text = NULL,
+           bytes = NULL, uuid = NULL, day = NULL, time = NULL, amount = NULL, document = NULL WHERE number % 3 = 1;
+         ANALYZE public.rows",
+    )
+    .await;
+    let workflow = format!(
+        "stepwell: 1\nplaybook: kept\n\
+         plugins: {{ kept-reducer: {{ component: \"{}\", trust: own }} }}\n\
+         steps:\n- {{ id: kept, uses: kept-reducer, with: {{ from: public.rows, into: last }} }}\n",
+        kept.display()
+    );
+    db.run(&parse(&workflow)).await.expect("it runs");
+    let expected = "SELECT DISTINCT ON (r.key) r.key, count(*) OVER (PARTITION BY r.key) AS rows, r.at, r.number, r.bool,
+           r.small, r.big, r.single, r.double, r.text, r.bytes, r.uuid, r.day, r.time, r.amount, r.document
+         FROM public.rows AS r ORDER BY r.key, r.at DESC, r.number DESC";
+    let table = "TABLE scratch.kept__last";
+    let differing = db
+        .rows(&format!(
+            "SELECT * FROM (({table} EXCEPT ALL ({expected})) UNION ALL (({expected}) EXCEPT ALL {table})) AS d LIMIT 4"
+        ))
+        .await;
+    assert!(differing.is_empty(), "{differing:#?}");
+    let found = db
+        .rows("SELECT count(*) AS n, max(rows) AS most, count(*) - count(key) AS keyless, count(*) - count(bool) AS of_nulls FROM scratch.kept__last")
+        .await;
+    let found: Vec<_> = found[0].iter().flatten().map(String::as_str).collect();
+    assert_eq!(found[..3], ["502", "75000", "1"], "{found:?}");
+    assert_ne!(found[3], "0", "rows of NULLs");
+}
