@@ -102,6 +102,13 @@ impl Inspection {
     pub fn refused_imports(&self) -> Vec<RefusedImport> {
         imports::refused(&self.imports)
     }
+
+    /// Returns the interface that a step of the described kind exports, if this component does not; it
+    /// is not loaded then.
+    pub fn missing_export(&self) -> Option<&'static str> {
+        let interface = self.description.kind.interface();
+        (!imports::exports(&self.exports, interface)).then_some(interface)
+    }
 }
 
 /// A component does not say what it is, or it is no component.
@@ -126,6 +133,8 @@ pub enum DescribeError {
     Missing,
     #[error("the component has {count} descriptions, expected one")]
     Several { count: usize },
+    #[error("the component has a description already")]
+    Described,
     #[error("the description has {size_bytes} bytes, the limit is {DESCRIPTION_BYTES_MAX}")]
     DescriptionTooLarge { size_bytes: usize },
     #[error("the description does not have the expected form")]
@@ -162,16 +171,7 @@ pub fn describe(bytes: &[u8]) -> Result<Description, DescribeError> {
 ///
 /// As [`describe`].
 pub fn inspect(bytes: &[u8]) -> Result<Inspection, DescribeError> {
-    if bytes.len() > COMPONENT_BYTES_MAX {
-        return Err(DescribeError::TooLarge {
-            size_bytes: bytes.len(),
-            limit_bytes: COMPONENT_BYTES_MAX,
-        });
-    }
-    if Engine::detect_precompiled(bytes).is_some() {
-        return Err(DescribeError::Precompiled);
-    }
-    let found = scan::scan(bytes)?;
+    let found = scanned(bytes)?;
     let section = match found.descriptions[..] {
         [] => return Err(DescribeError::Missing),
         [section] => section,
@@ -188,6 +188,59 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, DescribeError> {
         imports: found.imports,
         exports: found.exports,
     })
+}
+
+/// Returns the component with a description written into it: for those made by tools that, unlike the
+/// SDK's macro, know nothing of [`SECTION`].
+///
+/// `description` is the JSON text of a [`Description`].
+///
+/// # Errors
+///
+/// As [`describe`], of what would come out; also if the component has a description already.
+pub fn with_description(component: &[u8], description: &[u8]) -> Result<Vec<u8>, DescribeError> {
+    if !scanned(component)?.descriptions.is_empty() {
+        return Err(DescribeError::Described);
+    }
+    read(description)?;
+    // A custom section: its number, its length, the length of its name, the name, the content.
+    let mut section = leb(SECTION.len());
+    section.extend_from_slice(SECTION.as_bytes());
+    section.extend_from_slice(description);
+    let mut out = component.to_vec();
+    out.push(0);
+    out.extend(leb(section.len()));
+    out.extend(section);
+    describe(&out)?;
+    Ok(out)
+}
+
+/// Reads off a component what can be read without knowing what it says.
+fn scanned(bytes: &[u8]) -> Result<scan::Found<'_>, DescribeError> {
+    if bytes.len() > COMPONENT_BYTES_MAX {
+        return Err(DescribeError::TooLarge {
+            size_bytes: bytes.len(),
+            limit_bytes: COMPONENT_BYTES_MAX,
+        });
+    }
+    if Engine::detect_precompiled(bytes).is_some() {
+        return Err(DescribeError::Precompiled);
+    }
+    scan::scan(bytes)
+}
+
+/// A number as WebAssembly writes it: seven bits a byte, the lowest first.
+fn leb(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let low = (number & 0x7f) as u8;
+        number >>= 7;
+        if number == 0 {
+            bytes.push(low);
+            return bytes;
+        }
+        bytes.push(low | 0x80);
+    }
 }
 
 fn read(section: &[u8]) -> Result<Description, DescribeError> {
@@ -297,19 +350,6 @@ mod tests {
         bytes
     }
 
-    fn leb(mut number: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        loop {
-            let low = u8::try_from(number & 0x7f).expect("seven bits");
-            number >>= 7;
-            if number == 0 {
-                bytes.push(low);
-                return bytes;
-            }
-            bytes.push(low | 0x80);
-        }
-    }
-
     fn with(description: &str) -> Result<Description, DescribeError> {
         describe(&component(&[(SECTION, description.as_bytes())]))
     }
@@ -332,6 +372,27 @@ mod tests {
         assert!(
             matches!(twice, Err(DescribeError::Several { count: 2 })),
             "{twice:?}"
+        );
+    }
+
+    #[test]
+    fn a_description_can_be_written_into_a_component_once() {
+        let bare = component(&[("other", b"{}")]);
+        let written = with_description(&bare, GOOD.as_bytes()).expect("it fits");
+
+        assert_eq!(describe(&written).expect("it is there").name, "aggregate");
+        assert_eq!(written[..bare.len()], bare, "nothing else has changed");
+        let again = with_description(&written, GOOD.as_bytes());
+        assert!(matches!(again, Err(DescribeError::Described)), "{again:?}");
+        let wrong = with_description(&bare, b"{}");
+        assert!(
+            matches!(wrong, Err(DescribeError::Form { .. })),
+            "{wrong:?}"
+        );
+        let module = with_description(b"\0asm\x01\0\0\0", GOOD.as_bytes());
+        assert!(
+            matches!(module, Err(DescribeError::CoreModule)),
+            "{module:?}"
         );
     }
 

@@ -66,7 +66,7 @@ pub use compile::child::{ARGUMENT, ChildCompiler, ChildError, compile_for_parent
 pub use component::Component;
 pub use describe::{
     COMPONENT_BYTES_MAX, DESCRIPTION_BYTES_MAX, DescribeError, Description, Inspection, Kind,
-    SECTION, STRANGER_BYTES_MAX, describe, inspect,
+    SECTION, STRANGER_BYTES_MAX, describe, inspect, with_description,
 };
 pub use digest::{Digest, ParseDigestError};
 pub use imports::RefusedImport;

@@ -151,7 +151,7 @@ impl Sandbox {
             return Err(SandboxError::Imports(refused));
         }
         let kind = inspection.description.kind;
-        if !imports::exports(&inspection.exports, kind.interface()) {
+        if inspection.missing_export().is_some() {
             return Err(SandboxError::Export {
                 kind,
                 exports: inspection.exports,

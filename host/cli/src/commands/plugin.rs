@@ -2,16 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use stepwell_sandbox::{COMPONENT_BYTES_MAX, DescribeError, Inspection};
+use stepwell_sandbox::{COMPONENT_BYTES_MAX, DescribeError, Inspection, RefusedImport};
 use stepwell_workflow::{Declarations, Inputs, Problem, Severity};
 
 use super::{Context, Outcome};
 use crate::failed::Failed;
 use crate::files::Vars;
 use crate::render::problems;
+use crate::render::words::clean;
 
 mod build;
+mod describe;
 mod grants;
 mod inspect;
 mod list;
@@ -33,6 +36,7 @@ pub(crate) struct PluginArgs {
 enum PluginCommand {
     New(new::NewArgs),
     Build(build::BuildArgs),
+    Describe(describe::DescribeArgs),
     Test(test::TestArgs),
     Grants(grants::GrantsArgs),
     Inspect(inspect::InspectArgs),
@@ -47,6 +51,7 @@ pub(crate) fn execute(args: &PluginArgs, context: &Context) -> Outcome {
     match &args.command {
         PluginCommand::New(args) => new::execute(args, context),
         PluginCommand::Build(args) => build::execute(args, context),
+        PluginCommand::Describe(args) => describe::execute(args, context),
         PluginCommand::Test(args) => test::execute(args, context),
         PluginCommand::Grants(args) => grants::execute(args, context),
         PluginCommand::Inspect(args) => inspect::execute(args, context),
@@ -64,34 +69,84 @@ pub(crate) fn execute(args: &PluginArgs, context: &Context) -> Outcome {
 ///
 /// [`Failed::Plugin`] if the file cannot be read or is no step that this program could run.
 fn read_component(file: &Path) -> Result<(Vec<u8>, Inspection), Failed> {
+    let bytes = read_bytes(file)?;
+    match stepwell_sandbox::inspect(&bytes) {
+        Ok(inspection) => Ok((bytes, inspection)),
+        Err(error) => Err(refused(file, &error)),
+    }
+}
+
+/// Reads a component's bytes, whatever they are.
+fn read_bytes(file: &Path) -> Result<Vec<u8>, Failed> {
     let failed = |message: String, help: &str| Failed::Plugin {
         message,
         details: Vec::new(),
         help: Some(help.to_owned()),
     };
     let size = std::fs::metadata(file).map(|metadata| metadata.len());
-    let bytes = match size {
+    match size {
         // What is too large is refused without being read.
-        Ok(size) if size > COMPONENT_BYTES_MAX as u64 => {
-            return Err(failed(
-                format!(
-                    "{} has {size} bytes, the limit is {COMPONENT_BYTES_MAX}",
-                    file.display()
-                ),
-                "Build it with `stepwell plugin build`, which keeps components small.",
-            ));
-        }
+        Ok(size) if size > COMPONENT_BYTES_MAX as u64 => Err(failed(
+            format!(
+                "{} has {size} bytes, the limit is {COMPONENT_BYTES_MAX}",
+                file.display()
+            ),
+            "Build it with `stepwell plugin build`, which keeps components small.",
+        )),
         _ => std::fs::read(file).map_err(|error| {
             failed(
                 format!("could not read component {}: {error}", file.display()),
                 "Name the `.wasm` file that `stepwell plugin build` made.",
             )
-        })?,
-    };
-    match stepwell_sandbox::inspect(&bytes) {
-        Ok(inspection) => Ok((bytes, inspection)),
-        Err(error) => Err(refused(file, &error)),
+        }),
     }
+}
+
+/// Refuses a component that could be read and would not be loaded, for what it imports or lacks.
+fn check_interfaces(inspection: &Inspection) -> Result<(), Failed> {
+    let name = &inspection.description.name;
+    let refused = inspection.refused_imports();
+    if !refused.is_empty() {
+        let detail =
+            |import: RefusedImport| ("detail", format!("{}: {}", import.name, import.reason));
+        return Err(Failed::Plugin {
+            message: format!("plugin \"{name}\" imports what steps are not given"),
+            details: refused.into_iter().map(detail).collect(),
+            help: Some("Do without the library or the call that needs it.".into()),
+        });
+    }
+    match inspection.missing_export() {
+        None => Ok(()),
+        Some(interface) => Err(Failed::Plugin {
+            message: format!(
+                "plugin \"{name}\" says that it is a {}, but does not export `{interface}`",
+                inspection.description.kind.as_str()
+            ),
+            details: vec![("detail", format!("it exports {}", exported(inspection)))],
+            help: Some(format!(
+                "Build it for the world `stepwell:step/{}` of this version's contract.",
+                inspection.description.kind.as_str()
+            )),
+        }),
+    }
+}
+
+fn exported(inspection: &Inspection) -> String {
+    match &inspection.exports[..] {
+        [] => "nothing".to_owned(),
+        exports => clean(&exports.join(", ")),
+    }
+}
+
+/// Writes a component aside and renames it: a run that starts meanwhile reads the old file or the new one.
+fn write_component(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let aside = folder.join(format!(".{name}-{}", std::process::id()));
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&aside, bytes))
+        .and_then(|()| std::fs::rename(&aside, file))
+        .with_context(|| format!("could not write {}", file.display()))
 }
 
 /// Says why a file is no step that this program could run.
@@ -101,6 +156,9 @@ fn refused(file: &Path, error: &DescribeError) -> Failed {
             "Update stepwell, or take an older build of the plugin."
         }
         DescribeError::ContractTooOld { .. } => "Build the plugin again with this version's SDK.",
+        DescribeError::Missing => {
+            "Build it with `stepwell plugin build`. What another tool made is given its description by `stepwell plugin describe`."
+        }
         _ => "Build it with `stepwell plugin build`.",
     };
     let cause = std::error::Error::source(error).map(ToString::to_string);

@@ -1,6 +1,5 @@
 //! `stepwell plugin build`: a crate to a component.
 
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,7 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use stepwell_sandbox::Inspection;
 
-use super::{inspect, read_component};
+use super::{check_interfaces, inspect, read_component, write_component};
 use crate::commands::{Context, Outcome};
 use crate::exit;
 use crate::failed::Failed;
@@ -90,7 +89,7 @@ fn folders(given: &[PathBuf]) -> Vec<PathBuf> {
     }
 }
 
-fn as_json(built: &Built) -> Value {
+pub(super) fn as_json(built: &Built) -> Value {
     let mut json = json!({ "component": built.file.display().to_string() });
     let about = inspect::as_json(&built.inspection);
     if let (Value::Object(json), Value::Object(about)) = (&mut json, about) {
@@ -99,7 +98,7 @@ fn as_json(built: &Built) -> Value {
     json
 }
 
-fn as_text(built: &Built) -> String {
+pub(super) fn as_text(built: &Built) -> String {
     let about = &built.inspection.description;
     format!(
         "{} {}, {}: {}\n  component {}\n  size      {} bytes\n  digest    {}",
@@ -135,7 +134,7 @@ pub(super) fn build(folder: &Path, more: &[String]) -> Result<Vec<Built>, Failed
                 "there is no crate in {}: it has no Cargo.toml",
                 folder.display()
             ),
-            "Name the plugin's folder, or make one with `stepwell plugin new NAME --kind planner`.",
+            "Name the plugin's folder, or make one with `stepwell plugin new NAME --kind planner|reducer`.",
         ));
     }
     ensure_target(folder)?;
@@ -300,32 +299,10 @@ fn remapped_paths(root: &Path) -> String {
 /// Puts a component at `<target>/plugins/<name>.wasm`.
 fn install(component: &Path, target: &Path) -> Result<Built, Failed> {
     let (bytes, inspection) = read_component(component)?;
-    let refused = inspection.refused_imports();
-    if !refused.is_empty() {
-        let details = refused
-            .iter()
-            .map(|import| ("detail", format!("{}: {}", import.name, import.reason)));
-        return Err(Failed::Plugin {
-            message: format!(
-                "plugin \"{}\" imports what steps are not given",
-                inspection.description.name
-            ),
-            details: details.collect(),
-            help: Some("Do without the crate or the call that needs it.".into()),
-        });
-    }
-    let folder = target.join("plugins");
-    let file = folder.join(format!("{}.wasm", inspection.description.name));
-    // Written aside and renamed: a run that starts meanwhile reads the old file or the new one.
-    let aside = folder.join(format!(
-        ".{}-{}",
-        inspection.description.name,
-        std::process::id()
-    ));
-    fs::create_dir_all(&folder)
-        .and_then(|()| fs::write(&aside, bytes))
-        .and_then(|()| fs::rename(&aside, &file))
-        .with_context(|| format!("could not write {}", file.display()))?;
+    check_interfaces(&inspection)?;
+    let name = format!("{}.wasm", inspection.description.name);
+    let file = target.join("plugins").join(name);
+    write_component(&file, &bytes)?;
     Ok(Built { file, inspection })
 }
 
