@@ -1,14 +1,34 @@
 //! Writes steps for Stepwell.
 //!
 //! A step is a WebAssembly component that is asked and answers; it never holds a connection. A **planner** answers with
-//! SQL that the host checks, shows and runs. This is a whole one, a crate with `crate-type = ["cdylib", "rlib"]` built
-//! for `wasm32-wasip2`:
+//! SQL that the host checks, shows and runs. A **reducer** names rows and folds them into others: for what SQL cannot say.
+//!
+//! # From nothing to a run
+//!
+//! ```console
+//! $ stepwell plugin new count-rows --kind planner    # or: --kind reducer
+//! $ cd count-rows
+//! $ cargo test                                       # natively, without a database
+//! $ stepwell plugin build                            # target/plugins/count-rows.wasm
+//! $ stepwell plugin test                             # the component, on rows in and rows expected
+//! $ stepwell run workflow.yaml
+//! ```
+//!
+//! What `plugin new` writes compiles, passes its tests and runs as it stands; its README goes through it file by file.
+//! The rest of this page is what you change then.
+//!
+//! # A planner
+//!
+//! One function from settings to SQL. This is a whole one, the `src/lib.rs` of a crate with
+//! `crate-type = ["cdylib", "rlib"]`: the first becomes the component, the second is what `cargo test` uses.
 //!
 //! ```
-//! use stepwell_sdk::planner::{Ask, Plan, Run, Statement, Stop};
+//! use stepwell_sdk::planner::{Ask, Plan, Run, Stop};
 //! use stepwell_sdk::settings::{ScratchInput, ScratchOutput};
-//! use stepwell_sdk::{Settings, export_planner, sql};
+//! use stepwell_sdk::{Settings, export_planner, scratch, sql};
 //!
+//! /// The `with:` of the step. The types say which tables it touches: `stepwell check` finds one that nobody fills, and
+//! /// the step can name no other.
 //! #[derive(serde::Deserialize, Settings)]
 //! #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 //! pub struct With {
@@ -20,8 +40,8 @@
 //!
 //! fn plan(run: &Run, with: &With, _ask: &mut Ask<'_>) -> Result<Plan, Stop> {
 //!     let (from, into) = (run.scratch(with.from.alias()), run.scratch(with.into.alias()));
-//!     let create = sql!("CREATE TABLE {into} AS\nSELECT count(*) AS n\nFROM {from}", into = into, from = from);
-//!     Ok(Plan::new().run(Statement::new("count", create).reads(&from).writes(&into)))
+//!     let select = sql!("SELECT count(*) AS n\nFROM {from}", from = from);
+//!     Ok(Plan::new().run_all(scratch::fill(run, &into, "count", &select, [&from])))
 //! }
 //!
 //! export_planner! {
@@ -30,15 +50,146 @@
 //!     settings: With,
 //!     plan: plan,
 //! }
-//! # fn main() {}
+//! # fn main() {
+//!
+//! // Its test: what it says for these settings.
+//! use stepwell_sdk::testing::Conversation;
+//!
+//! let text = Conversation::new(plan, r#"{ "from": "sessions", "into": "counted" }"#).golden();
+//! assert!(text.contains("FROM scratch.sessions__sessions;"), "{text}");
+//! # }
 //! ```
 //!
-//! Reading order: [`planner`] (what a step is given, what it answers), [`settings`] (the types of its `with:`), [`mod@sql`]
-//! and [`sql!`] (statements from checked pieces), [`catalog`] (questions about tables), [`request`] (verify, replay,
-//! lookback), [`testing`] (golden SQL under
-//! `cargo test`, without a host).
+//! The workflow names the component, and uses the step like one that is built in:
 //!
-//! What it does not do: give a step a connection, a clock, a file or the network. None of these crosses the boundary.
+//! ```yaml
+//! plugins:
+//!   count-rows: { component: target/plugins/count-rows.wasm, trust: own }
+//! steps:
+//!   - id: counted
+//!     uses: count-rows
+//!     with: { from: sessions, into: counted }
+//! ```
+//!
+//! `stepwell check workflow.yaml` holds `with:` against the settings, `stepwell plan` shows the statements, `stepwell run`
+//! runs them. A step that computes the rows of this run's ids reads their events with
+//! [`Ids::events`](incremental::Ids::events), as the template does, and so keeps what the built-in steps promise: after
+//! any sequence of batches, its table equals a rebuild.
+//!
+//! # A reducer
+//!
+//! A struct with the state of one group: `fold` takes a row, `finish` gives rows back.
+//!
+//! ```
+//! use std::rc::Rc;
+//!
+//! use stepwell_sdk::incremental::EventRows;
+//! use stepwell_sdk::planner::{Ask, Run, Stop};
+//! use stepwell_sdk::reducer::{Out, Reducer, Shape};
+//! use stepwell_sdk::settings::{Expr, ScratchInput, ScratchOutput};
+//! use stepwell_sdk::values::Timestamp;
+//! use stepwell_sdk::{Failure, Row, Settings, export_reducer};
+//!
+//! #[derive(serde::Deserialize, Settings)]
+//! #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+//! pub struct With {
+//!     /// The sessions whose rows are computed, from `collect-ids`.
+//!     ids: ScratchInput,
+//!     /// Takes the rows.
+//!     into: ScratchOutput,
+//!     /// When an event happened.
+//!     time: Expr,
+//! }
+//!
+//! /// A row that comes: `key` groups, `order` sorts within a group.
+//! #[derive(Row)]
+//! pub struct Event<'a> {
+//!     #[row(key)]
+//!     session_id: &'a str,
+//!     #[row(order)]
+//!     at: Timestamp,
+//! }
+//!
+//! /// A row that goes.
+//! #[derive(Row)]
+//! pub struct Gap<'a> {
+//!     session_id: &'a str,
+//!     longest_gap_us: i64,
+//! }
+//!
+//! fn shape(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Shape, Stop> {
+//!     let events = EventRows::of(run, &with.ids)?.key(&["session_id"])?;
+//!     Ok(Shape::of::<Session>(events.column("at", &with.time).select(ask)?, &with.into))
+//! }
+//!
+//! pub struct Session {
+//!     last: Option<Timestamp>,
+//!     longest_us: i64,
+//! }
+//!
+//! impl Reducer for Session {
+//!     type With = With;
+//!     type Input = Event<'static>;
+//!     type Output = Gap<'static>;
+//!
+//!     fn begin(_: &Rc<With>) -> Self {
+//!         Self { last: None, longest_us: 0 }
+//!     }
+//!
+//!     fn fold(&mut self, event: Event<'_>, _: &mut Out<Self::Output>) -> Result<(), Failure> {
+//!         let gap_us = self.last.map_or(0, |last| event.at.us_since(last));
+//!         self.longest_us = self.longest_us.max(gap_us);
+//!         self.last = Some(event.at);
+//!         Ok(())
+//!     }
+//!
+//!     fn finish(self, last: Event<'_>, out: &mut Out<Self::Output>) -> Result<(), Failure> {
+//!         out.push(Gap { session_id: last.session_id, longest_gap_us: self.longest_us });
+//!         Ok(())
+//!     }
+//! }
+//!
+//! export_reducer! {
+//!     name: "gaps",
+//!     summary: "The longest time without an event in each session",
+//!     settings: With,
+//!     shape: shape,
+//!     fold: Session,
+//!     reads: ["events", "manifest"],
+//! }
+//! # fn main() {
+//!
+//! // Its test: rows in, rows out, however the host cuts them.
+//! use stepwell_sdk::testing::Reduction;
+//!
+//! let with = r#"{ "ids": "ids", "into": "gaps", "time": "derived_tstamp" }"#;
+//! let reduction = Reduction::of::<Session>(with).table(
+//!     "session_id | at
+//!      a          | 2024-01-01 10:00:00
+//!      a          | 2024-01-01 10:00:07",
+//! );
+//! reduction.check_table(
+//!     "session_id | longest_gap_us
+//!      a          | 7000000",
+//! );
+//! reduction.check_invariance(1);
+//! # }
+//! ```
+//!
+//! In the workflow nothing tells it from a planner. To send rows out and back costs about as much as a GROUP BY over them,
+//! so what SQL says well, say in SQL.
+//!
+//! # Where to read on
+//!
+//! [`planner`] (what a step is given, what it answers), [`settings`] (the types of its `with:`), [`mod@sql`] and [`sql!`]
+//! (statements from checked pieces), [`incremental`] (the events of this run's ids), [`catalog`] (questions about tables),
+//! [`reducer`] and [`batch`] (rows in, rows out), [`testing`] (all of it under `cargo test`, without a host), [`request`]
+//! (verify, replay, lookback: what only steps that keep the manifest need).
+//!
+//! A failure that can name the setting at fault does: [`Failure::with_setting`] puts it under the user's own line in the
+//! workflow file.
+//!
+//! What the SDK does not do: give a step a connection, a clock, a file or the network. None of these crosses the boundary.
 
 extern crate self as stepwell_sdk;
 
