@@ -55,9 +55,13 @@ pub(crate) static BUILT: LazyLock<()> = LazyLock::new(|| {
     }
 });
 
-/// Lands the whole stream, with runs of the workflow in between and at the end.
 async fn run_over(db: &Db, name: &str, seed: u64) {
     LazyLock::force(&BUILT);
+    land_and_run(db, name, seed).await;
+}
+
+/// Lands the whole stream, with runs of the workflow in between and at the end.
+pub(crate) async fn land_and_run(db: &Db, name: &str, seed: u64) {
     let workflow = workflow(name);
     for (at, batch) in stream(seed).enumerate() {
         db.land(&batch).await;
@@ -82,7 +86,7 @@ fn events(playbook: &str) -> String {
 }
 
 /// Asserts that a table has exactly the rows of a query.
-async fn assert_rows(db: &Db, table: &str, query: &str) {
+pub(crate) async fn assert_rows(db: &Db, table: &str, query: &str) {
     let difference = format!(
         "(SELECT 'too many' AS what, a.* FROM (TABLE {table} EXCEPT ALL ({query})) AS a
           UNION ALL SELECT 'missing', b.* FROM (({query}) EXCEPT ALL TABLE {table}) AS b)"

@@ -16,6 +16,7 @@ mod plugins;
 mod program;
 mod property;
 mod proxy;
+mod python;
 mod real;
 mod reducers;
 mod refresh;

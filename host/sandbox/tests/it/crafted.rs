@@ -95,7 +95,7 @@ fn several_memories_share_one_limit() {
 
 #[test]
 fn memories_tables_and_instances_are_counted() {
-    for (count, holds) in [(5, "(memory 0)"), (17, "(table 0 funcref)"), (33, "")] {
+    for (count, holds) in [(5, "(memory 0)"), (17, "(table 0 funcref)"), (65, "")] {
         let outcome = begin(&Limits::own(), &instances(count, holds));
 
         let Err(CallError::Trap { message, .. }) = outcome else {
