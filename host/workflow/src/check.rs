@@ -5,6 +5,7 @@ mod grants;
 mod graph;
 mod marks;
 mod plugins;
+mod schema_cost;
 pub(crate) mod settings;
 mod settings_words;
 mod source;

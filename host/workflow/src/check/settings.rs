@@ -7,6 +7,7 @@ use serde_json::Value;
 use stepwell_sql::{ColumnPath, TableName, lexer};
 
 use super::marks::{self, Mark, escaped};
+use super::schema_cost;
 use super::settings_words;
 use super::source::RESERVED_ALIASES;
 use super::steps::Surroundings;
@@ -88,8 +89,9 @@ impl Validators {
     }
 }
 
-/// Compiles a schema; references to other documents are refused and patterns take linear time.
+/// Compiles a schema; references to other documents are refused, patterns take linear time, and so does the rest.
 pub(crate) fn compile(schema: &Value) -> Result<Validator, String> {
+    schema_cost::bounded(schema)?;
     jsonschema::options()
         .with_draft(jsonschema::Draft::Draft202012)
         .with_pattern_options(PatternOptions::regex().size_limit(PATTERN_BYTES_MAX))
