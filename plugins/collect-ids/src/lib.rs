@@ -712,6 +712,7 @@ export_planner! {
 mod tests {
     use super::*;
     use stepwell_sdk::Answer;
+    use stepwell_sdk::request::{Keys, Verify};
     use stepwell_sdk::testing::{Conversation, rows};
 
     fn columns(names: &[&str]) -> Answer {
@@ -852,6 +853,64 @@ mod tests {
         assert!(text.contains(r#""contexts":[]"#), "{text}");
         assert_eq!(text.matches("about neighbours").count(), 1);
         conversation(&with, &["session_id", "first_at"]).check_golden("sql/read-also.postgres.sql");
+    }
+
+    /// The labels of what is run when something else than the pending batches is asked for.
+    fn labels(with: &str, word: &str, request: &impl serde::Serialize) -> Vec<String> {
+        let asked = conversation(with, &["session_id", "first_at"])
+            .with_trait(word)
+            .about("request", request);
+        let statements = asked.outcome().0.unwrap().statements;
+        statements.into_iter().map(|s| s.label).collect()
+    }
+
+    #[test]
+    fn a_replay_of_keys_follows_what_they_share() {
+        let with = format!(r#"{{{SESSIONS}, "expand-by": ["domain_userid"]}}"#);
+        let keys = |step: Option<&str>| {
+            Replay::Keys(Keys {
+                step: step.map(str::to_owned),
+                columns: None,
+                rows: vec![vec!["a".into()]],
+            })
+        };
+        let expands = "add ids that share domain_userid".to_owned();
+        let own = labels(&with, "replay", &keys(None));
+        let noted = own
+            .iter()
+            .position(|l| l == "note the ids that were asked for");
+        assert!(noted < own.iter().position(|l| *l == expands), "{own:?}");
+        assert!(own.contains(&expands));
+        // The keys of another step are no ids here.
+        assert!(!labels(&with, "replay", &keys(Some("other"))).contains(&expands));
+    }
+
+    #[test]
+    fn a_part_of_keys_that_share_values_is_not_verified() {
+        let alone = format!(r#"{{{SESSIONS}, "expand-by": ["user_id"]}}"#);
+        let whole = Verify {
+            limit: 20,
+            ..Verify::default()
+        };
+        let part = Verify {
+            keys: Some(9),
+            ..whole.clone()
+        };
+        assert!(!labels(&alone, "verify", &whole).is_empty());
+        let asked = conversation(&alone, &["session_id", "first_at"])
+            .with_trait("verify")
+            .about("request", &part);
+        let failure = asked.outcome().0.unwrap_err();
+        assert_eq!(
+            (failure.code.as_str(), failure.setting.as_deref()),
+            ("whole-only", Some("/expand-by"))
+        );
+        assert!(failure.help.unwrap().contains("`read-also`"));
+        // What the rows depend on is read besides here.
+        let also = format!(
+            r#"{{{SESSIONS}, "expand-by": ["user_id"], "read-also": {{"into": "neighbours", "expand-by": ["user_id"]}}}}"#
+        );
+        assert!(!labels(&also, "verify", &part).is_empty());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The ids of a replay of keys: those that were asked for, with all of their events.
+//! The ids of a replay of keys: those that were asked for and those that `expand-by` adds, with all of their events.
 
 use stepwell_sdk::Failure;
 use stepwell_sdk::incremental::keyed_events;
@@ -10,7 +10,8 @@ use stepwell_sdk::{scratch, sql};
 use crate::{Collect, named_keys};
 
 impl Collect<'_> {
-    /// Takes the keys, whether they have events or not: a row of one that has none goes.
+    /// Takes the keys, whether they have events or not: a row of one that has none goes. Keys that share a value with them
+    /// come along as in a run, since the rows depend on each other: by itself, each would be computed from a part.
     pub fn replayed(&self, keys: &Keys) -> Result<Plan, Failure> {
         let (run, with) = (self.run, self.with);
         let into = run.scratch(with.into.alias());
@@ -50,6 +51,7 @@ impl Collect<'_> {
                 .param(text(json(&names, &keys.rows)))
                 .writes(&into);
             plan = plan.run(insert).run(scratch::analyze(&into));
+            plan = self.expand(plan, with.into.alias(), &with.expand_by)?;
         }
         if let Some(also) = &with.read_also {
             plan = self.start_from_ids(plan, also);

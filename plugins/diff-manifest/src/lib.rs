@@ -360,6 +360,7 @@ export_planner! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use stepwell_sdk::request::Replay;
     use stepwell_sdk::testing::{Conversation, beside, bools, ints, rows};
 
     fn conversation(method: &str, with: &str) -> Conversation<With> {
@@ -996,6 +997,67 @@ mod tests {
         let compare = asked.last().unwrap();
         assert_eq!(compare.label, "batches beside the manifest");
         assert_eq!(compare.params[1], stepwell_sdk::Param::Null);
+    }
+
+    /// A replay of batches, each with its name, its events now and those that the manifest has.
+    fn replayed(found: &[(&str, i64, Option<i64>)]) -> Conversation<With> {
+        let names = found
+            .iter()
+            .map(|&(batch, events, _)| (Some(batch), events, 0));
+        let names: Vec<_> = names.collect();
+        let before: Vec<_> = found.iter().map(|&(.., before)| [before]).collect();
+        let before: Vec<&[Option<i64>]> = before.iter().map(|row| &row[..]).collect();
+        let request = Replay::Batches(found.iter().map(|&(batch, ..)| batch.to_owned()).collect());
+        conversation("btree", r#"{"into": "batches"}"#)
+            .with_trait("replay")
+            .about("request", &request)
+            .answer(
+                "whether anything is processed",
+                bools(&["anything"], &[&[Some(true)]]),
+            )
+            .answer(
+                "batches to replay",
+                beside(read(&names), ints(&["events_before"], &before)),
+            )
+    }
+
+    #[test]
+    fn a_replay_says_what_is_lost() {
+        let replay = replayed(&[
+            ("a", 3, Some(5)),
+            ("b", 4, Some(4)),
+            ("c", 0, Some(9)),
+            ("d", 1, None),
+        ]);
+        let plan = replay.outcome().0.unwrap();
+        assert!(
+            plan.publishes[0].about.contains("\"batches\":3"),
+            "{:?}",
+            plan.publishes
+        );
+        assert_eq!(plan.notes.len(), 2, "{:?}", plan.notes);
+        assert!(
+            plan.notes[0]
+                .starts_with("2 events are gone from 1 processed batches, the first of them a;")
+        );
+        assert!(
+            plan.notes[1].starts_with(
+                "the source has no event of 1 processed batches, the first of them c;"
+            )
+        );
+    }
+
+    #[test]
+    fn nothing_is_replayed_where_nothing_is_processed() {
+        let empty = replayed(&[("a", 3, None)]).answer_first(
+            "whether anything is processed",
+            bools(&["anything"], &[&[Some(false)]]),
+        );
+        let (plan, asked) = empty.outcome();
+        let failure = plan.unwrap_err();
+        assert_eq!(failure.code, "nothing-processed");
+        assert!(failure.help.unwrap().contains("`stepwell run`"));
+        assert_eq!(asked.last().unwrap().label, "whether anything is processed");
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! The batches of a replay: those that were asked for, whether processed or not.
+//!
+//! Something must have been processed: there are no rows to compute again otherwise, and those of a few batches would not
+//! be all that the derived tables need.
 
 use stepwell_sdk::planner::{Ask, Plan, Stop, question, text};
 use stepwell_sdk::request::Replay;
@@ -7,6 +10,7 @@ use stepwell_sdk::sql::{Ident, Literal, Sql};
 use stepwell_sdk::{Failure, Param, Question, sql};
 
 use crate::discovery::{Discovery, microseconds};
+use crate::report::without_batch;
 use crate::search::{Found, Pending};
 use crate::{BATCHES_MAX, With, array, fill, quoted};
 
@@ -17,10 +21,16 @@ pub fn plan(
     replay: &Replay,
     ask: &mut Ask<'_>,
 ) -> Result<Plan, Stop> {
-    if matches!(replay, Replay::Keys(_)) {
-        return Ok(fill(discovery.run, with, discovery, &Pending::default()));
+    let anything = ask.one(anything(discovery))?;
+    if anything.first().and_then(|row| row.bool("anything")) != Some(true) {
+        return Err(nothing_processed(discovery).into());
     }
-    let rows = ask.one(wanted(discovery, replay))?;
+    let (wanted, params) = match replay {
+        Replay::Keys(_) => return Ok(fill(discovery.run, with, discovery, &Pending::default())),
+        Replay::Batches(batches) => named(discovery, batches),
+        Replay::Range { since, until } => within(discovery, since.as_deref(), until.as_deref()),
+    };
+    let rows = ask.one(batches(discovery, &wanted, params))?;
     if rows.len() > BATCHES_MAX as usize {
         return Err(Failure::new("too-many", format!("expected at most {BATCHES_MAX} batches at once, found more"))
             .with_help("Replay a shorter stretch of time, then the next one; or everything with --full-refresh.")
@@ -31,30 +41,57 @@ pub fn plan(
         true => Plan::nothing_to_do("no batch to replay"),
         false => fill(discovery.run, with, discovery, &pending),
     };
-    Ok(match gone.first() {
-        None => plan,
-        Some(first) => plan.note(format!(
+    let notes = notes(discovery, &pending, &gone);
+    Ok(notes.into_iter().fold(plan, Plan::note))
+}
+
+/// What people should know: the manifest has the batches as they are now afterwards, so no later run says it.
+fn notes(discovery: &Discovery<'_>, pending: &Pending<'_>, gone: &[String]) -> Vec<String> {
+    let without = u64::try_from(pending.events_without_batch).unwrap_or(0);
+    let mut notes = without_batch(discovery.source, without);
+    notes.extend(pending.lost().map(|lost| {
+        format!(
+            "{lost}; which keys they had is not known: rows of keys that have no event left in these batches stay as they \
+             are until a run with --full-refresh"
+        )
+    }));
+    notes.extend(gone.first().map(|first| {
+        format!(
             "the source has no event of {} processed batches, the first of them {first}; which keys they had is not known, \
              so nothing is computed again for them; `stepwell manifest forget` takes them out of the manifest",
             gone.len(),
-        )),
-    })
+        )
+    }));
+    notes
+}
+
+/// Asks whether the playbook has processed anything.
+fn anything(discovery: &Discovery<'_>) -> Question {
+    let select = sql!(
+        "SELECT EXISTS (SELECT FROM {manifest} WHERE playbook = {playbook}) AS anything",
+        manifest = discovery.manifest,
+        playbook = Literal(discovery.run.playbook()),
+    );
+    question("whether anything is processed", select, vec![])
+}
+
+fn nothing_processed(discovery: &Discovery<'_>) -> Failure {
+    Failure::new(
+        "nothing-processed",
+        format!(
+            "there is nothing to replay: playbook {} has no processed batch in {}",
+            discovery.run.playbook(),
+            discovery.manifest
+        ),
+    )
+    .with_help(
+        "Run the workflow first: `stepwell run`; with --full-refresh where its derived tables have rows already.",
+    )
 }
 
 /// Asks for the batches with their events now and when they were processed.
-fn wanted(discovery: &Discovery<'_>, replay: &Replay) -> Question {
+fn batches(discovery: &Discovery<'_>, wanted: &Sql, params: Vec<Param>) -> Question {
     let playbook = Literal(discovery.run.playbook());
-    let (wanted, params) = match replay {
-        Replay::Batches(batches) => named(discovery, batches),
-        Replay::Range { since, until } => within(discovery, since.as_deref(), until.as_deref()),
-        Replay::Keys(_) => (
-            sql!(
-                "SELECT batch FROM {manifest} LIMIT 0",
-                manifest = discovery.manifest
-            ),
-            vec![],
-        ),
-    };
     let select = sql!(
         "WITH wanted AS MATERIALIZED (
           {wanted}
@@ -129,7 +166,7 @@ fn read(
                 return Err(Failure::new("no-batch", format!("{} has no batch {batch}", discovery.source.events))
                     .with_help("`stepwell manifest list` shows those that are processed, `stepwell plan` those that are pending."));
             }
-            _ => pending.take(batch, &Found::read(row), before),
+            _ => pending.take_again(batch, &Found::read(row), before),
         }
     }
     Ok((pending, gone))

@@ -28,14 +28,9 @@ pub fn notes(
     let without = u64::try_from(pending.events_without_batch).unwrap_or(0);
     let mut notes = without_batch(source, without);
     notes.extend(arrivals(pending));
-    if let Some((batch, _)) = pending.shrunk.first() {
-        notes.push(format!(
-            "{} events are gone from {} processed batches, the first of them {batch}; rows that were computed from \
-             them stay as they are until a run with --full-refresh",
-            pending.events_gone(),
-            pending.shrunk.len(),
-        ));
-    }
+    notes.extend(pending.lost().map(|lost| {
+        format!("{lost}; rows that were computed from them stay as they are until a run with --full-refresh")
+    }));
     let number = |list: &[String]| i64::try_from(list.len()).unwrap_or(i64::MAX);
     let first = pending.settling.first().map(String::as_str);
     notes.extend(settling(discovery, number(&pending.settling), first));

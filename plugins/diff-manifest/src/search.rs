@@ -415,8 +415,26 @@ impl<'a> Pending<'a> {
         }
     }
 
-    /// Takes a batch in, whatever it had before.
-    pub fn take(&mut self, batch: &str, found: &Found, before: Option<i64>) {
+    /// Takes a batch in, whatever it had before, and notes what it has lost.
+    pub fn take_again(&mut self, batch: &str, found: &Found, before: Option<i64>) {
+        self.events_without_batch += found.untimed;
+        if let Some(before) = before.filter(|before| found.events < *before) {
+            self.shrunk.push((batch.to_owned(), before - found.events));
+        }
+        self.take(batch, found, before);
+    }
+
+    /// Says how many events are gone from processed batches; none if none is.
+    pub fn lost(&self) -> Option<String> {
+        let (first, _) = self.shrunk.first()?;
+        Some(format!(
+            "{} events are gone from {} processed batches, the first of them {first}",
+            self.events_gone(),
+            self.shrunk.len()
+        ))
+    }
+
+    fn take(&mut self, batch: &str, found: &Found, before: Option<i64>) {
         self.batches.push(batch.to_owned());
         self.events.push(found.events);
         self.first_times.push(found.first_time.clone());

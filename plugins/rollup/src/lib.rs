@@ -59,6 +59,9 @@ pub struct With {
 
 /// Answers with the statements that fill the coarser ids and rows.
 pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
+    if run.verify()?.is_some_and(|verify| !verify.is_whole()) {
+        return Err(part().into());
+    }
     let fine: Ids = run
         .about(with.ids.alias())
         .map_err(|failure| failure.with_setting("/ids"))?;
@@ -97,6 +100,16 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         .run_all(touched)
         .run_all(filled)
         .publish(with.ids_into.alias(), &coarse))
+}
+
+/// The finer rows of a part are not all that a coarser row is made of, and the others cannot come from the derived table:
+/// whether they are right is what a verification asks.
+fn part() -> Failure {
+    Failure::new(
+        "whole-only",
+        "a part of the rows cannot be verified: a rolled-up row is made of finer rows outside of it",
+    )
+    .with_help("Verify everything, without --since, --until and --sample.")
 }
 
 /// What later steps may know about the coarser ids.
@@ -269,6 +282,7 @@ export_planner! {
 mod tests {
     use super::*;
     use stepwell_sdk::incremental::KeyColumn;
+    use stepwell_sdk::request::Verify;
     use stepwell_sdk::testing::Conversation;
 
     const WITH: &str = r#"{
@@ -323,6 +337,31 @@ mod tests {
             .with_trait("full-refresh")
             .golden();
         assert!(!full.contains("derived.visitor_days AS t"), "{full}");
+    }
+
+    #[test]
+    fn a_part_is_not_verified() {
+        let asked = |verify: &Verify| {
+            conversation(WITH, true, &COLUMNS, &COLUMNS)
+                .with_trait("verify")
+                .about("request", verify)
+        };
+        let whole = Verify::default();
+        assert!(asked(&whole).golden().contains("roll rows up"));
+        for part in [
+            Verify {
+                share: Some(0.5),
+                ..whole.clone()
+            },
+            Verify {
+                since: Some("2026-01-01".into()),
+                ..whole.clone()
+            },
+        ] {
+            let failure = asked(&part).outcome().0.unwrap_err();
+            assert_eq!(failure.code, "whole-only");
+            assert!(failure.help.expect("a help").contains("--sample"));
+        }
     }
 
     #[test]
