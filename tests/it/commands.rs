@@ -743,46 +743,31 @@ async fn the_commands_say_what_they_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lookback_says_what_finds_every_batch() {
     let db = Db::with_tables().await;
-    let event = |batch: &str, time: &str, session: &str| {
-        format!(
-            "('{batch}', '{time}', '{time}', gen_random_uuid()::text, 'page_view', '{session}', '', '')"
-        )
-    };
-    let land = async |events: &[(&str, &str, &str)]| {
-        let rows: Vec<_> = events
-            .iter()
-            .map(|(batch, time, session)| event(batch, time, session))
-            .collect();
-        db.sql(&format!(
-            "INSERT INTO atomic.events (etl_tstamp, collector_tstamp, derived_tstamp, event_id, event_name, domain_sessionid, v_collector, v_etl)
-             VALUES {}",
-            rows.join(", ")
-        ))
-        .await;
-    };
     let sessions = workflow("sessions.yaml");
-    land(&[
-        ("2026-01-10 01:00", "2026-01-10", "a"),
-        ("2026-01-10 01:00", "2026-01-10 00:30", "a"),
-    ])
-    .await;
+    let first = [
+        ("2026-01-10 01:00", "2026-01-10", "a", "v"),
+        ("2026-01-10 01:00", "2026-01-10 00:30", "a", "v"),
+    ];
+    land(&db, &first).await;
     db.run(&sessions).await.unwrap();
     // Five days behind, though its batch is the younger one; the session is five days long by it.
-    land(&[("2026-01-10 02:00", "2026-01-05", "a")]).await;
+    land(&db, &[("2026-01-10 02:00", "2026-01-05", "a", "v")]).await;
     db.run(&sessions).await.unwrap();
     // In order, with one event far back.
-    land(&[
-        ("2026-01-10 03:00", "2026-01-10 02:30", "b"),
-        ("2026-01-10 03:00", "2025-12-30", "c"),
-    ])
-    .await;
+    let last = [
+        ("2026-01-10 03:00", "2026-01-10 02:30", "b", "v"),
+        ("2026-01-10 03:00", "2025-12-30", "c", "v"),
+    ];
+    land(&db, &last).await;
     db.run(&sessions).await.unwrap();
-    let (_stopper, stop) = stepwell_runner::stop();
-    let options = db.options(&RunOptions::default());
-    let report = stepwell_runner::lookback(&sessions, &components(), &options, stop)
-        .await
-        .unwrap();
-    let batches = report.batches.unwrap();
+    let lookback = async || {
+        let (_stopper, stop) = stepwell_runner::stop();
+        let options = db.options(&RunOptions::default());
+        let report = stepwell_runner::lookback(&sessions, &components(), &options, stop).await;
+        report.unwrap()
+    };
+    let report = lookback().await;
+    let batches = report.batches.clone().unwrap();
     assert_eq!((batches.batches, batches.processed), (3, 3));
     assert_eq!(batches.smallest_seconds, 5 * 86_400 + 1_800);
     assert_eq!(batches.reach_seconds, 11 * 86_400 + 1_800);
@@ -812,6 +797,41 @@ async fn lookback_says_what_finds_every_batch() {
     );
     let within: Vec<_> = keys.within.iter().map(|within| within.keys).collect();
     assert_eq!(within, [2, 2, 2, 3, 3, 3]);
+
+    // How late a batch came does not change by being processed again: replayed, grown, or in a full refresh.
+    let came = "SELECT batch, processed_at FROM derived.manifest ORDER BY batch";
+    let (before, noted) = (
+        db.rows(came).await,
+        "SELECT count(DISTINCT run_id) FROM derived.manifest",
+    );
+    let first = Replay::Batches(vec!["2026-01-10 01:00:00".into()]);
+    replay(&db, &sessions, first).await.unwrap();
+    assert_eq!(lookback().await, report);
+    land(&db, &[("2026-01-10 01:00", "2026-01-10 00:40", "a", "v")]).await;
+    db.run(&sessions).await.unwrap();
+    assert_eq!(db.rows(came).await, before);
+    assert_eq!(
+        db.number(noted).await,
+        3,
+        "each by the last that processed it"
+    );
+    let full = RunOptions {
+        full_refresh: true,
+        ..RunOptions::default()
+    };
+    db.sql("DELETE FROM atomic.events WHERE etl_tstamp = '2026-01-10 03:00'")
+        .await;
+    land(&db, &[("2026-01-10 04:00", "2026-01-10 03:30", "d", "v")]).await;
+    db.run_with(&sessions, &full).await.unwrap();
+    let after = db.rows(came).await;
+    assert_eq!(after[..2], before[..2]);
+    assert_eq!(
+        after[2][0].as_deref(),
+        Some("2026-01-10T04:00:00"),
+        "the one that is gone went, the new one came"
+    );
+    assert_eq!(after.len(), 3);
+    assert_eq!(db.number(noted).await, 1);
 }
 
 /// What an observer hears of a backlog.

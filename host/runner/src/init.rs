@@ -164,7 +164,7 @@ fn playbook_tables(workflow: &Workflow, batch_type: Option<&str>) -> String {
         let index = TableName::new(table.schema(), format!("{}_last_time", table.name()));
         ddl += &format!(
             "
--- The batches that playbooks have processed.
+-- The batches that playbooks have processed: run_id is the last run that did, processed_at the time of the first.
 CREATE TABLE IF NOT EXISTS {table} (
   playbook text NOT NULL,
   batch {batch_type} NOT NULL,

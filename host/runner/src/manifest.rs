@@ -55,9 +55,9 @@ pub struct ManifestRow {
     pub first_time: Option<String>,
     /// Time of its last event, in text form, UTC.
     pub last_time: Option<String>,
-    /// The run that processed it.
+    /// The run that processed it last.
     pub run_id: String,
-    /// When that was, in text form, UTC.
+    /// When it was processed first, in text form, UTC: not changed by processing it again, by a full refresh neither.
     pub processed_at: String,
 }
 

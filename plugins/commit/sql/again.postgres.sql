@@ -46,11 +46,12 @@ INSERT INTO derived.sessions (session_id, n)
 SELECT session_id, n
 FROM scratch.sessions__sessions;
 
--- statement: forget reopened batches
+-- statement: note batches processed again
 --   reads scratch.sessions__batches
 --   writes derived.manifest
-DELETE FROM derived.manifest AS m
-USING scratch.sessions__batches AS batches
+UPDATE derived.manifest AS m
+SET events = batches.events, first_time = batches.first_time, last_time = batches.last_time, run_id = '0192'
+FROM scratch.sessions__batches AS batches
 WHERE m.playbook = 'sessions'
   AND m.batch = batches.batch
   AND batches.events_before IS NOT NULL;
@@ -60,5 +61,6 @@ WHERE m.playbook = 'sessions'
 --   writes derived.manifest
 INSERT INTO derived.manifest (playbook, batch, events, first_time, last_time, run_id)
 SELECT 'sessions', batch, events, first_time, last_time, '0192'
-FROM scratch.sessions__batches;
+FROM scratch.sessions__batches AS batches
+WHERE batches.events_before IS NULL;
 

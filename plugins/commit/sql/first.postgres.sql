@@ -48,11 +48,12 @@ FROM scratch.sessions__sessions;
 --   writes derived.sessions
 CREATE INDEX ON derived.sessions (session_id);
 
--- statement: forget reopened batches
+-- statement: note batches processed again
 --   reads scratch.sessions__batches
 --   writes derived.manifest
-DELETE FROM derived.manifest AS m
-USING scratch.sessions__batches AS batches
+UPDATE derived.manifest AS m
+SET events = batches.events, first_time = batches.first_time, last_time = batches.last_time, run_id = '0192'
+FROM scratch.sessions__batches AS batches
 WHERE m.playbook = 'sessions'
   AND m.batch = batches.batch
   AND batches.events_before IS NOT NULL;
@@ -62,7 +63,8 @@ WHERE m.playbook = 'sessions'
 --   writes derived.manifest
 INSERT INTO derived.manifest (playbook, batch, events, first_time, last_time, run_id)
 SELECT 'sessions', batch, events, first_time, last_time, '0192'
-FROM scratch.sessions__batches;
+FROM scratch.sessions__batches AS batches
+WHERE batches.events_before IS NULL;
 
 -- statement: analyze manifest
 --   writes derived.manifest

@@ -44,16 +44,27 @@ INSERT INTO derived.sessions (session_id, n)
 SELECT session_id, n
 FROM scratch.sessions__sessions;
 
--- statement: forget reopened batches
+-- statement: forget batches that are gone
 --   reads scratch.sessions__batches
 --   writes derived.manifest
-DELETE FROM derived.manifest
-WHERE playbook = 'sessions';
+DELETE FROM derived.manifest AS m
+WHERE m.playbook = 'sessions'
+  AND NOT EXISTS (SELECT FROM scratch.sessions__batches AS batches WHERE batches.batch = m.batch);
+
+-- statement: note batches processed again
+--   reads scratch.sessions__batches
+--   writes derived.manifest
+UPDATE derived.manifest AS m
+SET events = batches.events, first_time = batches.first_time, last_time = batches.last_time, run_id = '0192'
+FROM scratch.sessions__batches AS batches
+WHERE m.playbook = 'sessions'
+  AND m.batch = batches.batch;
 
 -- statement: note batches as processed
 --   reads scratch.sessions__batches
 --   writes derived.manifest
 INSERT INTO derived.manifest (playbook, batch, events, first_time, last_time, run_id)
 SELECT 'sessions', batch, events, first_time, last_time, '0192'
-FROM scratch.sessions__batches;
+FROM scratch.sessions__batches AS batches
+WHERE NOT EXISTS (SELECT FROM derived.manifest AS m WHERE m.playbook = 'sessions' AND m.batch = batches.batch);
 

@@ -21,7 +21,7 @@ use stepwell_sdk::catalog::{self, ColumnInfo};
 use stepwell_sdk::incremental::{Batches, Ids};
 use stepwell_sdk::planner::{Ask, Dialect, Plan, Run, Statement, Stop, question};
 use stepwell_sdk::settings::{DerivedTable, ScratchInput};
-use stepwell_sdk::sql::{Ident, Literal, TableName, idents, join};
+use stepwell_sdk::sql::{Ident, Literal, Sql, TableName, idents, join};
 use stepwell_sdk::{Failure, Settings, export_planner, scratch, sql};
 
 use columns::Difference;
@@ -327,38 +327,59 @@ impl Swap<'_> {
     }
 }
 
-/// Notes the pending batches as processed. One that was processed before is noted anew.
-fn note_batches(run: &Run, batches: &TableName) -> Result<[Statement; 2], Failure> {
+/// Notes the pending batches as processed. One that was processed before keeps the time at which it first was: how late
+/// it came (`stepwell lookback`) does not change by being processed again.
+fn note_batches(run: &Run, batches: &TableName) -> Result<Vec<Statement>, Failure> {
     let manifest = run.manifest()?;
     let playbook = Literal(run.playbook());
-    let forget = match run.full_refresh() {
-        true => sql!(
-            "DELETE FROM {manifest}\nWHERE playbook = {playbook}",
-            manifest = manifest,
-            playbook = playbook
-        ),
-        false => sql!(
-            "DELETE FROM {manifest} AS m\nUSING {batches} AS batches\nWHERE m.playbook = {playbook}\n  AND m.batch = batches.batch\n  AND batches.events_before IS NOT NULL",
-            manifest = manifest,
-            batches = batches,
-            playbook = playbook,
-        ),
+    let same = [
+        sql!("m.playbook = {playbook}", playbook = playbook),
+        sql!("m.batch = batches.batch"),
+    ];
+    let statement =
+        |label: &str, sql: Sql| Statement::new(label, sql).reads(batches).writes(&manifest);
+    let mut statements = Vec::new();
+    // A full refresh takes all batches alike: which of them are known already is not said beside them.
+    let (known, new) = match run.full_refresh() {
+        true => {
+            let forget = sql!(
+                "DELETE FROM {manifest} AS m\nWHERE m.playbook = {playbook}\n  AND NOT EXISTS (SELECT FROM {batches} AS batches WHERE batches.batch = m.batch)",
+                manifest = manifest,
+                playbook = playbook,
+                batches = batches,
+            );
+            statements.push(statement("forget batches that are gone", forget));
+            let new = sql!(
+                "NOT EXISTS (SELECT FROM {manifest} AS m WHERE {same})",
+                manifest = manifest,
+                same = join(&same, " AND "),
+            );
+            (join(&same, "\n  AND "), new)
+        }
+        false => {
+            let reopened = sql!("batches.events_before IS NOT NULL");
+            let known = join(same.iter().chain([&reopened]), "\n  AND ");
+            (known, sql!("batches.events_before IS NULL"))
+        }
     };
+    let renew = sql!(
+        "UPDATE {manifest} AS m\nSET events = batches.events, first_time = batches.first_time, last_time = batches.last_time, run_id = {run}\nFROM {batches} AS batches\nWHERE {known}",
+        manifest = manifest,
+        run = Literal(run.id()),
+        batches = batches,
+        known = known,
+    );
     let note = sql!(
-        "INSERT INTO {manifest} (playbook, batch, events, first_time, last_time, run_id)\nSELECT {playbook}, batch, events, first_time, last_time, {run}\nFROM {batches}",
+        "INSERT INTO {manifest} (playbook, batch, events, first_time, last_time, run_id)\nSELECT {playbook}, batch, events, first_time, last_time, {run}\nFROM {batches} AS batches\nWHERE {new}",
         manifest = manifest,
         playbook = playbook,
         run = Literal(run.id()),
         batches = batches,
+        new = new,
     );
-    Ok([
-        Statement::new("forget reopened batches", forget)
-            .reads(batches)
-            .writes(&manifest),
-        Statement::new("note batches as processed", note)
-            .reads(batches)
-            .writes(&manifest),
-    ])
+    statements.push(statement("note batches processed again", renew));
+    statements.push(statement("note batches as processed", note));
+    Ok(statements)
 }
 
 export_planner! {

@@ -1,8 +1,9 @@
 //! How late batches came, for `stepwell lookback`.
 //!
-//! Batches are put in the order in which they were processed, those of one run and those that are not processed in their
-//! own order. A batch is behind by the time from its events to the newest event of all batches before it. What counts
-//! for the lookback is its last event: a run finds a batch of which one event lies within the lookback.
+//! Batches are put in the order in which they were first processed, which a replay or a full refresh leaves as it is; those
+//! of one run and those that are not processed in their own order. A batch is behind by the time from its events to the
+//! newest event of all batches before it. What counts for the lookback is its last event: a run finds a batch of which one
+//! event lies within the lookback.
 
 use stepwell_sdk::incremental::Batches;
 use stepwell_sdk::planner::{Ask, Plan, Stop, question};

@@ -122,7 +122,7 @@ fn listing(rows: &[ManifestRow]) -> String {
         Column::Number("events"),
         Column::Text("first event"),
         Column::Text("last event"),
-        Column::Text("processed at"),
+        Column::Text("first processed"),
         Column::Text("run"),
     ];
     let or_none = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".into());
