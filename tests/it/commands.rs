@@ -645,7 +645,7 @@ async fn forgotten_batches_are_found_again() {
         .unwrap();
     assert_eq!(found.rows.len(), 2);
     assert_eq!(found.unknown, ["1999-01-01"]);
-    assert_eq!(found.beyond_lookback, std::slice::from_ref(&oldest));
+    assert_eq!(found.out_of_reach, std::slice::from_ref(&oldest));
     assert_eq!(found.remaining, 38);
 
     let rows = db.rows("SELECT * FROM derived.sessions ORDER BY 1").await;
@@ -664,6 +664,60 @@ async fn forgotten_batches_are_found_again() {
         [["forget", "done", "1", "true"].map(|text| Some(text.to_owned())).to_vec()]
     );
     assert_eq!(db.run(&sessions).await.unwrap().batches, 1);
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+}
+
+/// Batches that the next run does not find again are named before they are forgotten, those that an index is not walked to
+/// among them.
+///
+/// The walk begins before the oldest batch that reaches into the lookback. Once that batch is forgotten it begins later:
+/// nobody was told that the batch, though within the lookback by its times, is never met.
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_that_are_not_found_again_are_named() {
+    let db = Db::with_tables().await;
+    // The clock of an event in the first batch is ahead of all others.
+    land(
+        &db,
+        &[
+            ("2026-01-01", "2026-01-20", "a", "v"),
+            ("2026-01-02", "2026-01-02", "b", "v"),
+            ("2026-01-03", "2026-01-03", "c", "v"),
+            ("2026-01-18", "2026-01-18", "d", "v"),
+            ("2026-01-20", "2026-01-20", "e", "v"),
+        ],
+    )
+    .await;
+    let sessions = workflow("sessions.yaml");
+    assert_eq!(db.run(&sessions).await.unwrap().batches, 5);
+    let batch = |day: &str| format!("2026-01-{day} 00:00:00");
+    let forgotten = ["01", "02", "18"].map(batch);
+    let options = db.options(&RunOptions::default());
+    let named = Batches::Named(forgotten.to_vec());
+    let found = stepwell_runner::forgettable(&sessions, &options, &named)
+        .await
+        .unwrap();
+    assert_eq!(found.out_of_reach, [batch("01"), batch("02")]);
+    stepwell_runner::forget(&sessions, &options, &forgotten)
+        .await
+        .unwrap();
+    db.run(&sessions).await.unwrap();
+    let missing = format!(
+        "SELECT batch FROM unnest('{{{}}}'::timestamp[]) AS batch WHERE batch NOT IN (SELECT batch FROM derived.manifest)",
+        forgotten.join(",")
+    );
+    let missing: Vec<_> = db.rows(&missing).await.into_iter().flatten().collect();
+    let missing: Vec<_> = missing
+        .iter()
+        .map(|batch| batch.as_ref().unwrap().replace('T', " "))
+        .collect();
+    assert_eq!(missing, found.out_of_reach);
+
+    // What is named with them brings them back.
+    replay(&db, &sessions, Replay::Batches(missing))
+        .await
+        .unwrap();
+    assert_eq!(db.number("SELECT count(*) FROM derived.manifest").await, 5);
     db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
         .await;
 }

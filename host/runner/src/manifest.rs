@@ -68,8 +68,9 @@ pub struct Forgettable {
     pub rows: Vec<ManifestRow>,
     /// Batches that were named and are not in the manifest.
     pub unknown: Vec<String>,
-    /// Those of the batches that no run would find by their time: all their events lie before the lookback.
-    pub beyond_lookback: Vec<String>,
+    /// Those of the batches that the next run may not find again: all their events lie before the lookback, or they come
+    /// before the batch from which an index on the batch column is walked.
+    pub out_of_reach: Vec<String>,
     /// How many batches stay in the manifest.
     pub remaining: u64,
 }
@@ -129,11 +130,11 @@ pub async fn forgettable(
         Batches::Named(named) => unknown(&session, workflow, named).await?,
         _ => Vec::new(),
     };
-    let (remaining, beyond_lookback) = reach(&session, workflow, options, &names).await?;
+    let (remaining, out_of_reach) = reach(&session, workflow, options, &names).await?;
     Ok(Forgettable {
         rows,
         unknown,
-        beyond_lookback,
+        out_of_reach,
         remaining,
     })
 }
@@ -328,8 +329,12 @@ async fn unknown(
     texts(session, workflow, &sql, &params).await
 }
 
-/// Returns how many batches stay, and which of these would not be found again by their time: the rule of a run, with the
-/// newest event of those that stay.
+/// Returns how many batches stay, and which of these may not be found again.
+///
+/// The rules are those by which `diff-manifest` looks, with the batches that stay: from the lookback before the newest event
+/// on where events are read, and from the batch before the oldest that reaches into the lookback where an index is walked.
+/// Which of the two it will be, and whether it walks from further back, is the step's to say, so either is enough to be named.
+/// All batches are walked where they are neither times nor numbers.
 async fn reach(
     session: &Session,
     workflow: &Workflow,
@@ -352,14 +357,23 @@ async fn reach(
         .as_ref()
         .map_or(0.0, |source| source.lookback.duration().as_secs_f64());
     let sql = format!(
-        "SELECT m.batch::text AS batch
-        FROM {manifest} AS m
-        WHERE m.playbook = $1 AND {chosen} AND m.last_time < (
-          SELECT max(stays.last_time) - make_interval(secs => $3)
-          FROM {manifest} AS stays
-          WHERE stays.playbook = $1 AND NOT stays.batch = ANY (CAST($2 AS {kind}[]))
-            AND stays.last_time <= CAST($4 AS timestamptz)
+        "WITH stays AS (
+          SELECT m.batch, m.last_time FROM {manifest} AS m WHERE m.playbook = $1 AND NOT {chosen}
+        ),
+        floor AS (
+          SELECT coalesce(max(last_time) FILTER (WHERE last_time <= CAST($4 AS timestamptz)), '0001-01-01')
+            - make_interval(secs => $3) AS time
+          FROM stays
+        ),
+        walk AS (
+          SELECT max(batch) AS before
+          FROM stays
+          WHERE batch < (SELECT min(batch) FROM stays, floor WHERE last_time >= floor.time)
+            AND (SELECT typcategory IN ('D', 'N') FROM pg_catalog.pg_type WHERE oid = to_regtype($5))
         )
+        SELECT m.batch::text AS batch
+        FROM {manifest} AS m, floor, walk
+        WHERE m.playbook = $1 AND {chosen} AND (m.last_time < floor.time OR m.batch <= walk.before)
         ORDER BY m.batch"
     );
     let params = [
@@ -367,6 +381,7 @@ async fn reach(
         list(batches),
         Param::Float64(lookback),
         Param::Text(options.point_in_time().to_string()),
+        Param::Text(kind),
     ];
     Ok((remaining, texts(session, workflow, &sql, &params).await?))
 }

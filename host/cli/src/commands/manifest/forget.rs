@@ -22,8 +22,8 @@ const LISTED: usize = 20;
 /// tables stay as they are until then, so they hold events of batches that the manifest does not
 /// have. To compute rows again at once, use `manifest replay`.
 ///
-/// What would be forgotten is shown first, and asked for on a terminal. It happens under the
-/// playbook's lease, and the journal keeps it.
+/// What would be forgotten is shown first, and asked for on a terminal; batches that the next run
+/// may not find again are named. It happens under the playbook's lease, and the journal keeps it.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -107,11 +107,11 @@ fn preview(found: &Forgettable) -> String {
     for batch in found.unknown.iter().filter(|_| !shown.is_empty()) {
         text += &format!("note: batch {} is not in the manifest\n", clean(batch));
     }
-    if let Some(first) = found.beyond_lookback.first() {
+    if let (Some(first), true) = (found.out_of_reach.first(), found.remaining > 0) {
         text += &format!(
-            "note: no run looks for {}, whose events all lie before the lookback; `stepwell manifest replay FILE --batch '{}'` \
-             processes one\n",
-            count(found.beyond_lookback.len() as u64, "of them", "of them"),
+            "note: the next run may not find {} again, since it looks for later ones; `stepwell manifest replay FILE \
+             --batch '{}'` processes one\n",
+            count(found.out_of_reach.len() as u64, "of them", "of them"),
             clean(first),
         );
     }
