@@ -83,7 +83,14 @@ pub(super) fn url(entry: &Entry, help: &str, problems: &mut Problems) -> Option<
         }
     };
     let url = text.value.trim();
-    let schemes = ["postgres://", "postgresql://", "redshift://"];
+    if url.starts_with("redshift://") {
+        let message = "key \"url\": Redshift is not supported yet";
+        let help = "name a PostgreSQL server, as `postgres://user@host/database`: statements are shaped for Redshift, \
+                    but nothing has been run there";
+        problems.error_help(entry.value.span, message, help);
+        return None;
+    }
+    let schemes = ["postgres://", "postgresql://"];
     let parameters = || url.contains('=') && !url.contains("://");
     if !schemes.iter().any(|scheme| url.starts_with(scheme)) && !parameters() {
         let message =
