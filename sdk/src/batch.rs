@@ -193,6 +193,12 @@ impl<R: Row> Out<R> {
         }
     }
 
+    /// Returns how many batches are full.
+    #[inline]
+    pub(crate) fn full(&self) -> usize {
+        self.full.len()
+    }
+
     /// Returns a batch that is full.
     pub(crate) fn next_full(&mut self) -> Option<Batch> {
         self.full.pop_front()

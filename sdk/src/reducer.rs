@@ -119,6 +119,10 @@
 //! cuts rows into batches and groups into partitions, and in which order rows come that are equal in the key and in the
 //! columns marked `#[row(order)]`. Mark as many as it takes.
 //!
+//! A group may give many rows for each that it takes: they leave in batches of at most 65,536 rows or 8 MiB, and the host
+//! asks for all of them before it hands over the next rows. What piles up in the component's memory is what a single
+//! call of `fold` or `finish` gives.
+//!
 //! A reducer that needs more than one group at a time, or columns as they are, implements [`BatchReducer`] instead and
 //! is exported with `batches:` in place of `fold:`.
 
@@ -191,6 +195,9 @@ pub trait BatchReducer: Sized {
     /// Takes the next rows. `continues` says that the last group goes on in the next batch; otherwise groups are whole.
     /// May give back a batch of at most [`ROWS_MAX`] rows.
     ///
+    /// For as long as rows come back it is called again with a batch of no rows and the same `continues`: to give the
+    /// rest of what it has made, batch by batch. Such a batch hands nothing over, and ends no group.
+    ///
     /// # Errors
     ///
     /// [`Failure`] ends the step.
@@ -205,14 +212,26 @@ pub trait BatchReducer: Sized {
 }
 
 /// Makes a [`BatchReducer`] of a [`Reducer`]: finds the groups, carries one over where it goes on in the next batch, and
-/// fills batches with what comes out.
+/// fills batches with what comes out. It stops in the middle of its input once one is full, until that is taken.
 pub struct Folding<R: Reducer> {
     with: Rc<R::With>,
     input: Vec<Field>,
     positions: Vec<usize>,
     groups: Groups,
     open: Option<Carried<R>>,
+    pending: Option<Pending<R>>,
     out: Out<R::Output>,
+}
+
+/// A batch that is not folded to its end.
+struct Pending<R> {
+    batch: Batch,
+    continues: bool,
+    /// The group that is next, by its place among those of the batch, and its row that is.
+    group: usize,
+    row: usize,
+    /// The state of that group, once it has begun.
+    state: Option<R>,
 }
 
 /// A group that goes on in the next batch.
@@ -236,39 +255,84 @@ impl<R: Reducer> Folding<R> {
             positions,
             groups,
             open: None,
+            pending: None,
             out: Out::new(rows_max),
         })
     }
 
-    fn fold(&mut self, batch: &Batch, continues: bool) -> Result<(), (usize, Failure)> {
+    /// Folds what is pending, until so many batches of output are full or nothing is left.
+    fn go_on(&mut self, full_max: usize) -> Result<(), Failure> {
+        let Some(mut pending) = self.pending.take() else {
+            return Ok(());
+        };
+        let folded = self.fold(&mut pending, full_max);
+        let done = folded.map_err(|(row, mut failure)| {
+            let batch = &pending.batch;
+            if row < batch.rows as usize {
+                let group = self.groups.words(&self.input, batch, row);
+                failure.message = format!("{} (in the group of {group})", failure.message);
+            }
+            failure
+        })?;
+        self.pending = (!done).then_some(pending);
+        Ok(())
+    }
+
+    /// Returns whether the batch is folded to its end; an error comes with its row, or one behind the last.
+    fn fold(
+        &mut self,
+        pending: &mut Pending<R>,
+        full_max: usize,
+    ) -> Result<bool, (usize, Failure)> {
+        let Pending {
+            batch,
+            continues,
+            group,
+            row,
+            state,
+        } = pending;
         let rows = batch.rows as usize;
         let view = R::Input::view(batch, &self.input, &self.positions).map_err(|f| (rows, f))?;
-        self.groups.find(batch);
-        let mut row = 0;
-        for &end in &self.groups.ends {
-            let mut state = match self.open.take() {
-                None => R::begin(&self.with),
-                Some(open) if open.key == self.groups.key_of(&self.input, batch, row) => open.state,
-                Some(_) => return Err((rows, broken("a group that was to go on did not"))),
+        while let Some(&end) = self.groups.ends.get(*group) {
+            if self.out.full() >= full_max {
+                return Ok(false);
+            }
+            let mut folding = match (state.take(), self.open.take()) {
+                (Some(state), _) => state,
+                (None, None) => R::begin(&self.with),
+                (None, Some(open)) => {
+                    if open.key != self.groups.key_of(&self.input, batch, *row) {
+                        return Err((rows, broken("a group that was to go on did not")));
+                    }
+                    open.state
+                }
             };
-            while row < end {
-                let at = row;
-                state
+            let mut at = *row;
+            while at < end && self.out.full() < full_max {
+                folding
                     .fold(R::Input::get(&view, at), &mut self.out)
                     .map_err(|f| (at, f))?;
-                row += 1;
+                at += 1;
             }
-            if continues && end == rows {
+            *row = at;
+            if self.out.full() >= full_max {
+                *state = Some(folding);
+            } else if *continues && end == rows {
                 let key = self.groups.key_of(&self.input, batch, end - 1);
-                self.open = Some(Carried { state, key });
+                self.open = Some(Carried {
+                    state: folding,
+                    key,
+                });
+                *group += 1;
             } else {
                 let last = R::Input::get(&view, end - 1);
-                state
+                folding
                     .finish(last, &mut self.out)
                     .map_err(|f| (end - 1, f))?;
+                *group += 1;
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -281,18 +345,26 @@ impl<R: Reducer> BatchReducer for Folding<R> {
 
     fn push(&mut self, batch: Batch, continues: bool) -> Result<Option<Batch>, Failure> {
         if batch.rows > 0 {
-            self.fold(&batch, continues).map_err(|(row, mut failure)| {
-                if row < batch.rows as usize {
-                    let group = self.groups.words(&self.input, &batch, row);
-                    failure.message = format!("{} (in the group of {group})", failure.message);
-                }
-                failure
-            })?;
+            // A host from before the contract said that it asks for the rest does not: then the rest piles up.
+            self.go_on(usize::MAX)?;
+            self.groups.find(&batch);
+            self.pending = Some(Pending {
+                batch,
+                continues,
+                group: 0,
+                row: 0,
+                state: None,
+            });
         }
+        self.go_on(1)?;
         Ok(self.out.next_full())
     }
 
     fn finish(&mut self) -> Result<Option<Batch>, Failure> {
+        self.go_on(1)?;
+        if let Some(full) = self.out.next_full() {
+            return Ok(Some(full));
+        }
         if self.open.is_some() {
             return Err(broken("the rows ended within a group"));
         }

@@ -258,6 +258,32 @@ async fn what_is_wrong_is_refused_and_changes_nothing() {
     assert_eq!(db.number(open).await, 0, "nothing is left open");
 }
 
+/// Goal: rows that a reducer makes of a batch are all taken before it gets the next one.
+/// Method: a guest that gives at most 1000 rows at once makes 10,000 of a batch, and fails if some are left in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reducer_that_multiplies_rows_gives_them_bit_by_bit() {
+    let db = with_rows().await;
+    let with = "do: dole, size: 100, select: 'SELECT g, n FROM public.rows', reads: [public.rows], key: [g],
+      output: [[seven, 20, int64]]";
+    for parts in [1, 2] {
+        let options = RunOptions {
+            reducer_parts: Some(parts),
+            reducer_batch_rows: Some(100),
+            ..RunOptions::default()
+        };
+        let report = db
+            .run_with(&reducer(with), &options)
+            .await
+            .expect("it runs");
+        assert_eq!(report.steps[0].rows, 500_000);
+        assert_eq!(
+            db.number("SELECT count(*) FROM scratch.reduced__out WHERE seven = 7")
+                .await,
+            500_000
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_shows_what_is_read_and_made() {
     let db = with_rows().await;

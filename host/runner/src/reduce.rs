@@ -39,6 +39,10 @@ use flow::{Flow, Reader};
 /// Rows below which one part is enough: what further sessions and instances cost is more than they save.
 const ROWS_FOR_PARTS: u64 = 50_000;
 
+/// Most parts, whatever cores there are: each has a connection of its own, and an instance with its batches. Beyond so many
+/// it is the server that reads, and the one COPY that writes, which set the pace.
+const PARTS_MAX: usize = 8;
+
 /// Most parts of a third party's reducer: each takes a session of the plugin's role, whose number is limited, and an
 /// instance with the plugin's limits.
 const CONFINED_PARTS_MAX: u32 = 4;
@@ -368,7 +372,7 @@ impl Reduction<'_> {
     /// Decides how to read by what the server expects of the SELECT.
     async fn reading(&self, source: &Source, grouped: &Grouped) -> Result<Reading, RunError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let parts = self.parts.unwrap_or(u32::try_from(cores).unwrap_or(1));
+        let parts = self.parts.unwrap_or(parts_of(cores));
         let parts = match source {
             Source::Workflow(_) => parts,
             Source::Confined { .. } => parts.min(CONFINED_PARTS_MAX),
@@ -454,7 +458,7 @@ impl Reduction<'_> {
             sessions.push(session);
         }
         let sql = |part| match reading {
-            Reading::Stored(_) => grouped.stored_rows_sql(&self.prepared.stored, Some(part)),
+            Reading::Stored(_) => grouped.stored_rows_sql(&self.prepared.stored, part),
             Reading::Whole | Reading::Scans(_) => grouped.rows_sql(part, parts),
         };
         let readers = sessions.into_iter().zip(0..);
@@ -530,7 +534,72 @@ impl Reduction<'_> {
     }
 }
 
+/// Returns in how many parts rows are read on a machine with so many cores.
+fn parts_of(cores: usize) -> u32 {
+    u32::try_from(cores.min(PARTS_MAX)).unwrap_or(1)
+}
+
 /// The error of a session that reads or writes.
 fn statement(source: WarehouseError) -> RunError {
     RunError::new(Problem::Statement { source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_bounded_by_cores_and_by_connections() {
+        assert_eq!([1, 2, 8, 96].map(parts_of), [1, 2, 8, 8]);
+    }
+
+    /// The sandbox and the warehouse do not know each other, and each says which types a reducer may give: the one to name
+    /// the field at fault, the other to write the values. They must say the same.
+    #[test]
+    fn what_the_sandbox_lets_through_can_be_written() {
+        use stepwell_sandbox::contract::{Batch, Column, Values, Varlen};
+
+        let varlen = Varlen {
+            offsets: vec![0],
+            data: Vec::new(),
+        };
+        let layouts = [
+            (contract::Layout::Bits, Values::Bits(Vec::new())),
+            (contract::Layout::Int16, Values::Int16(Vec::new())),
+            (contract::Layout::Int32, Values::Int32(Vec::new())),
+            (contract::Layout::Int64, Values::Int64(Vec::new())),
+            (contract::Layout::Single, Values::Single(Vec::new())),
+            (contract::Layout::Double, Values::Double(Vec::new())),
+            (contract::Layout::Fixed16, Values::Fixed16(Vec::new())),
+            (contract::Layout::Varlen, Values::Varlen(varlen)),
+        ];
+        let mut types = 0;
+        for (type_oid, (layout, values)) in
+            (0..10_000).flat_map(|oid| layouts.iter().map(move |layout| (oid, layout)))
+        {
+            let field = contract::Field {
+                name: "f".into(),
+                type_oid,
+                type_mod: -1,
+                layout: *layout,
+                nullable: true,
+            };
+            let column = Column {
+                validity: None,
+                values: values.clone(),
+            };
+            let nothing = Batch {
+                rows: 0,
+                columns: vec![column],
+            };
+            let let_through =
+                stepwell_sandbox::check_output(std::slice::from_ref(&field), &nothing).is_ok();
+            let field = convert::field_from(&field);
+            let written = Encoder::new(std::slice::from_ref(&field)).is_some()
+                && definition(&field).is_some();
+            assert_eq!(let_through, written, "{field:?}");
+            types += u32::from(written);
+        }
+        assert_eq!(types, 18);
+    }
 }

@@ -48,8 +48,33 @@ pub fn check_output(fields: &[Field], batch: &Batch) -> Result<(), CallError> {
     check(batch, fields)
 }
 
+/// Returns a batch of these fields without rows.
+pub(crate) fn empty(fields: &[Field]) -> Batch {
+    let values = |layout| match layout {
+        Layout::Bits => Values::Bits(Vec::new()),
+        Layout::Int16 => Values::Int16(Vec::new()),
+        Layout::Int32 => Values::Int32(Vec::new()),
+        Layout::Int64 => Values::Int64(Vec::new()),
+        Layout::Single => Values::Single(Vec::new()),
+        Layout::Double => Values::Double(Vec::new()),
+        Layout::Fixed16 => Values::Fixed16(Vec::new()),
+        Layout::Varlen => Values::Varlen(Varlen {
+            offsets: vec![0],
+            data: Vec::new(),
+        }),
+    };
+    let columns = fields.iter().map(|field| Column {
+        validity: None,
+        values: values(field.layout),
+    });
+    Batch {
+        rows: 0,
+        columns: columns.collect(),
+    }
+}
+
 /// Returns the bytes of all buffers.
-pub(crate) fn bytes(batch: &Batch) -> u64 {
+pub fn bytes(batch: &Batch) -> u64 {
     let column = |column: &Column| {
         let values = match &column.values {
             Values::Bits(values) | Values::Fixed16(values) => values.len(),

@@ -60,7 +60,7 @@ mod version;
 mod wasi;
 
 pub use attempt::Attempt;
-pub use batch::check_output;
+pub use batch::{bytes as batch_bytes, check_output};
 pub use call::CallError;
 pub use compile::child::{ARGUMENT, ChildCompiler, ChildError, compile_for_parent};
 pub use component::Component;

@@ -17,13 +17,18 @@ const FREE_ROWS: u64 = 1_000_000;
 
 /// One partition on its way through a reducer: an instance of its own, used for nothing else.
 ///
-/// Batches go in with [`push`](Self::push); after the last one [`finish`](Self::finish) is called until it gives none.
+/// Batches go in with [`push`](Self::push), after which [`more`](Self::more) is called for as long as rows come back; after
+/// the last one [`finish`](Self::finish) is called until it gives none.
 /// After an error it is over, and each further call is [`CallError::Over`]. As with an [`Attempt`], calls block and may
 /// come from another thread each time.
 pub struct Reducer {
     attempt: Attempt,
     resource: ResourceAny,
     output: Vec<Field>,
+    /// What is pushed to ask for more.
+    nothing: Batch,
+    /// What the last batch said of its last group.
+    continues: bool,
     rows_in: u64,
     rows_out: u64,
     bytes_out: u64,
@@ -44,6 +49,8 @@ impl Reducer {
             attempt,
             resource,
             output: output.to_vec(),
+            nothing: batch::empty(input),
+            continues: false,
             rows_in: 0,
             rows_out: 0,
             bytes_out: 0,
@@ -64,15 +71,31 @@ impl Reducer {
     /// If the plugin fails, crashes, wants more than its limits, or gives rows that are not of the fields that it
     /// declared: [`CallError::Contract`] names field and row.
     pub fn push(&mut self, input: &Batch, continues: bool) -> Result<Option<Batch>, CallError> {
+        self.rows_in += u64::from(input.rows);
+        self.continues = continues;
+        self.pushed(input)
+    }
+
+    /// Asks for more of what came of the rows so far, so that a plugin that makes much of a batch can give it bit by bit:
+    /// pushes a batch without rows.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push).
+    pub fn more(&mut self) -> Result<Option<Batch>, CallError> {
+        let nothing = self.nothing.clone();
+        self.pushed(&nothing)
+    }
+
+    fn pushed(&mut self, input: &Batch) -> Result<Option<Batch>, CallError> {
         let (exports, instance) = self.attempt.reducing()?;
         let reducing = exports.stepwell_step_reducing();
-        let resource = self.resource;
+        let (resource, continues) = (self.resource, self.continues);
         let output = instance.call(|store| {
             reducing
                 .reducer()
                 .call_push(store, resource, input, continues)
         })?;
-        self.rows_in += u64::from(input.rows);
         self.check(output)
     }
 

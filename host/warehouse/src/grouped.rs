@@ -301,14 +301,11 @@ impl Grouped {
         )
     }
 
-    /// Returns what [`rows_sql`](Self::rows_sql) does, from the table that [`store_sql`](Self::store_sql) made. Without a
-    /// part it gives all rows.
-    pub fn stored_rows_sql(&self, table: &TableName, part: Option<u32>) -> String {
-        let filter = part.map(|part| {
-            let column = quote_ident(&self.part_column());
-            format!("\nWHERE rows.{column} = {part}")
-        });
-        self.select(&format!("{table} AS rows"), &filter.unwrap_or_default())
+    /// Returns what [`rows_sql`](Self::rows_sql) does, from the table that [`store_sql`](Self::store_sql) made.
+    pub fn stored_rows_sql(&self, table: &TableName, part: u32) -> String {
+        let column = quote_ident(&self.part_column());
+        let filter = format!("\nWHERE rows.{column} = {part}");
+        self.select(&format!("{table} AS rows"), &filter)
     }
 
     fn select(&self, source: &str, filter: &str) -> String {
@@ -462,7 +459,7 @@ mod tests {
         let table = TableName::new("scratch", "kept");
         assert!(
             grouped
-                .stored_rows_sql(&table, Some(1))
+                .stored_rows_sql(&table, 1)
                 .contains("FROM scratch.kept AS rows\nWHERE rows.part = 1\n")
         );
     }

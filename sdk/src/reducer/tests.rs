@@ -145,6 +145,9 @@ fn a_reducer_that_depends_on_the_way_is_caught() {
             Ok(Self(None))
         }
         fn push(&mut self, batch: Batch, _: bool) -> Result<Option<Batch>, Failure> {
+            if batch.rows == 0 {
+                return Ok(None);
+            }
             let values = Values::Int64(vec![batch.rows.into()]);
             let column = Column {
                 validity: None,
@@ -224,6 +227,137 @@ fn output_leaves_in_bounded_batches() {
         1
     );
     assert_eq!(reducer.finish().expect("no failure"), None);
+}
+
+/// A reducer that makes much of little gives it bit by bit, and goes on with its input only once that is taken.
+///
+/// One batch was folded to its end before anything left, so that all it came to piled up in the component.
+#[test]
+fn a_reducer_that_multiplies_rows_piles_nothing_up() {
+    /// Gives each row `copies` times while it is folded, and once more in the end.
+    struct Copies(i64);
+    impl Reducer for Copies {
+        type With = With;
+        type Input = Event<'static>;
+        type Output = Total<'static>;
+        fn begin(with: &Rc<With>) -> Self {
+            Self(with.copies)
+        }
+        fn fold(&mut self, row: Event<'_>, out: &mut Out<Self::Output>) -> Result<(), Failure> {
+            (0..self.0).for_each(|_| out.push(total(&row)));
+            Ok(())
+        }
+        fn finish(self, last: Event<'_>, out: &mut Out<Self::Output>) -> Result<(), Failure> {
+            out.push(total(&last));
+            Ok(())
+        }
+    }
+    fn total<'a>(row: &Event<'a>) -> Total<'a> {
+        Total {
+            visitor: row.visitor,
+            day: row.day,
+            amount: row.amount,
+            names: row.name.to_owned(),
+        }
+    }
+    // 30 groups of 10 rows; the last goes on.
+    let batch = || {
+        let mut builder = Event::builder();
+        for row in 0..300 {
+            let event = Event {
+                visitor: None,
+                day: Date(row / 10),
+                at: Timestamp(0),
+                amount: row.into(),
+                name: "n",
+            };
+            Event::push(&mut builder, event);
+        }
+        let columns = Event::take(&mut builder);
+        Batch { rows: 300, columns }
+    };
+    let nothing = || Batch {
+        rows: 0,
+        columns: Event::take(&mut Event::builder()),
+    };
+    let open = || {
+        Folding::<Copies>::new(With { copies: 7 }, fields::<Event<'_>>(), 5).expect("its columns")
+    };
+    let numbers = |batch: &Batch| match &batch.columns[2].values {
+        Values::Int64(amounts) => amounts.clone(),
+        _ => panic!("numbers"),
+    };
+    let expected: Vec<i64> = (0..300)
+        .flat_map(|row| {
+            let last = row % 10 == 9;
+            vec![row; if last { 8 } else { 7 }]
+        })
+        .collect();
+
+    let mut reducer = open();
+    let mut amounts = Vec::new();
+    let mut given = reducer.push(batch(), true).expect("no failure");
+    while let Some(batch) = given {
+        // What one call of `fold` gives is all that waits.
+        assert!(reducer.out.full() <= 1, "{}", reducer.out.full());
+        amounts.extend(numbers(&batch));
+        given = reducer.push(nothing(), true).expect("no failure");
+    }
+    // The last group waits for what is still to come of it.
+    assert_eq!(amounts.len() / 5, (expected.len() - 1) / 5);
+    let rest = one_of(29, 1000);
+    given = reducer.push(rest, false).expect("no failure");
+    while let Some(batch) = given {
+        amounts.extend(numbers(&batch));
+        given = reducer.push(nothing(), false).expect("no failure");
+    }
+    while let Some(batch) = reducer.finish().expect("no failure") {
+        amounts.extend(numbers(&batch));
+    }
+    let mut all = expected.clone();
+    all.pop();
+    all.extend([1000; 8]);
+    assert_eq!(amounts, all);
+
+    // A host that does not ask for the rest gets it with what comes later.
+    let mut reducer = open();
+    let mut amounts = Vec::new();
+    amounts.extend(
+        reducer
+            .push(batch(), true)
+            .expect("no failure")
+            .iter()
+            .flat_map(numbers),
+    );
+    let rest = one_of(29, 1000);
+    amounts.extend(
+        reducer
+            .push(rest, false)
+            .expect("no failure")
+            .iter()
+            .flat_map(numbers),
+    );
+    while let Some(batch) = reducer.finish().expect("no failure") {
+        amounts.extend(numbers(&batch));
+    }
+    assert_eq!(amounts, all);
+}
+
+/// A batch of one row without a visitor.
+fn one_of(day: i32, amount: i64) -> Batch {
+    let mut builder = Event::builder();
+    let row = Event {
+        visitor: None,
+        day: Date(day),
+        at: Timestamp(0),
+        amount,
+        name: "n",
+    };
+    Event::push(&mut builder, row);
+    Batch {
+        rows: 1,
+        columns: Event::take(&mut builder),
+    }
 }
 
 /// A batch of one row, whose group is `at`.

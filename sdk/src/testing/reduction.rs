@@ -12,10 +12,13 @@ use crate::testing::{Dice, run_info, table};
 /// How often [`Reduction::check_invariance`] tries.
 const TRIALS: u64 = 60;
 
+/// Rows that a reducer may give for batches without rows before it is taken for one that never stops.
+const ROWS_FOR_NOTHING_MAX: usize = 10_000_000;
+
 /// A reducer with its settings and the rows that come to it.
 ///
-/// It plays the host: orders the rows by key and order, gives them to one instance in one batch, and holds what comes
-/// out against the declared fields. [`check_invariance`](Self::check_invariance) then cuts them in many other ways.
+/// It plays the host: orders the rows by key and order, gives them to one instance in one batch, asks for the rest of what
+/// it makes of them, and holds what comes out against the declared fields. [`check_invariance`](Self::check_invariance) then cuts them in many other ways.
 /// [`reducer`](crate::reducer) has an example.
 pub struct Reduction {
     open: Open,
@@ -274,10 +277,17 @@ impl Reduction {
             let mut reducer = (self.open)(&self.run, &self.input)?;
             for cut in cuts {
                 let batch = table::pick(&self.rows, &cut.rows);
-                reducer
-                    .push(batch, cut.continues)?
-                    .into_iter()
-                    .for_each(&mut take);
+                let mut given = reducer.push(batch, cut.continues)?;
+                let mut rows_given = 0;
+                while let Some(batch) = given.filter(|batch| batch.rows > 0) {
+                    rows_given += batch.rows as usize;
+                    assert!(
+                        rows_given <= ROWS_FOR_NOTHING_MAX,
+                        "it gives rows again and again for a batch without rows"
+                    );
+                    take(batch);
+                    given = reducer.push(table::pick(&self.rows, &[]), cut.continues)?;
+                }
             }
             while let Some(batch) = reducer.finish()? {
                 take(batch);

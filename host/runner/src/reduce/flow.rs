@@ -123,18 +123,12 @@ impl Flow<'_> {
             parts_running.push((Aborting(reading), folding));
         }
         drop(give);
-        let working = self.all(parts_running, writer, given, parts);
-        let wall = tokio::time::sleep(self.limits.wall);
-        let mut working = std::pin::pin!(working);
-        let outcome = tokio::select! {
-            biased;
-            done = &mut working => done,
-            interrupted = interrupts.raised() => Err(interrupted),
-            () = wall => Err(RunError::new(Problem::Refused(format!(
-                "the step took longer than its limit of {} s (`limits: wall`)",
-                self.limits.wall.as_secs_f64()
-            )))),
-        };
+        let outcome = unless_ended(
+            self.all(parts_running, writer, given, parts),
+            interrupts,
+            self.limits.wall,
+        )
+        .await;
         if outcome.is_err() {
             stop.store(true, Ordering::Relaxed);
             let cancelling = cancellers.iter().map(Canceller::cancel);
@@ -267,8 +261,11 @@ impl Part {
             match self.handed.blocking_recv() {
                 Some(Handed::Batch(batch, continues)) => {
                     self.flowed.rows_in += u64::from(batch.rows);
-                    let output = reducer.push(&batch, continues);
-                    self.give(reducer, output)?;
+                    let mut output = reducer.push(&batch, continues);
+                    // All of it before the next rows, or it would pile up in the plugin.
+                    while self.give(reducer, output)? {
+                        output = reducer.more();
+                    }
                 }
                 Some(Handed::End) => break,
                 None => return Err(Failed::CutOff),
@@ -306,7 +303,7 @@ impl Part {
             self.flowed.bytes_out += rows.len() as u64;
             self.send(Given::Rows(rows))?;
         }
-        Ok(true)
+        Ok(batch.rows > 0)
     }
 
     fn send(&self, given: Given) -> Result<(), Failed> {
@@ -388,6 +385,24 @@ async fn write(
     writer.copy_in(target, &[], CopyFormat::Binary, rows).await
 }
 
+/// Waits for the work unless it is to end, or takes longer than `wall`. The work is dropped when this returns: a COPY that
+/// is still there keeps its session to itself, and a ROLLBACK would wait for it.
+async fn unless_ended<T>(
+    work: impl Future<Output = Result<T, RunError>>,
+    interrupts: &Interrupts,
+    wall: Duration,
+) -> Result<T, RunError> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        interrupted = interrupts.raised() => Err(interrupted),
+        () = tokio::time::sleep(wall) => Err(RunError::new(Problem::Refused(format!(
+            "the step took longer than its limit of {} s (`limits: wall`)",
+            wall.as_secs_f64()
+        )))),
+    }
+}
+
 /// A task that ends when nobody waits for it any more.
 struct Aborting<T>(JoinHandle<T>);
 
@@ -403,5 +418,40 @@ fn passed_on<T>(joined: Result<Result<T, Ended>, tokio::task::JoinError>) -> Res
         Ok(ended) => ended,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(_) => Err(Ended::CutOff),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::run::Interrupt;
+
+    /// Says that it is dropped.
+    struct Copying<'a>(&'a AtomicBool);
+
+    impl Drop for Copying<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The COPY of work that was interrupted lived until its ROLLBACK had been waited for, in vain.
+    #[tokio::test]
+    async fn nothing_is_left_of_work_that_is_ended() {
+        for (signal, wall) in [(true, Duration::from_secs(3600)), (false, Duration::ZERO)] {
+            let (gone, interrupts) = (AtomicBool::new(false), Interrupts::new("sessions"));
+            let copying = Copying(&gone);
+            let work = async move {
+                let _copying = copying;
+                std::future::pending::<Result<(), RunError>>().await
+            };
+            if signal {
+                interrupts.raise(Interrupt::Signal("SIGINT"));
+            }
+            let ended = unless_ended(work, &interrupts, wall).await;
+            assert!(ended.is_err());
+            assert!(gone.load(Ordering::Relaxed));
+        }
     }
 }

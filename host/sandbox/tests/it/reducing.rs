@@ -349,6 +349,37 @@ fn floods_of_lines_and_rows_are_bounded() {
     );
 }
 
+/// What a batch comes to is asked for bit by bit, and is bounded as a whole.
+#[test]
+fn a_plugin_that_makes_much_of_a_batch_is_asked_for_more() {
+    let fields = &fields()[..1];
+    let rows = |given: Result<Option<Batch>, CallError>| given.map(|batch| batch.map(|b| b.rows));
+    let mut reducer = open("dole", 25, &Limits::own(), fields);
+    for _ in 0..2 {
+        assert_eq!(rows(reducer.push(&batch(100), true)), Ok(Some(1000)));
+        assert_eq!(rows(reducer.more()), Ok(Some(1000)));
+        assert_eq!(rows(reducer.more()), Ok(Some(500)));
+        assert_eq!(rows(reducer.more()), Ok(None));
+    }
+    assert_eq!(rows(reducer.finish()), Ok(None));
+    assert_eq!(reducer.rows_out(), 5000);
+    // A batch without rows is one of its input's columns.
+    let mut echo = open("echo", 0, &Limits::own(), &self::fields());
+    assert_eq!(echo.push(&batch(3), false), Ok(Some(batch(3))));
+    assert_eq!(rows(echo.more()), Ok(Some(0)));
+    let few = Limits {
+        output_rows: 1500,
+        ..Limits::own()
+    };
+    let mut reducer = open("dole", 25, &few, fields);
+    assert_eq!(rows(reducer.push(&batch(100), false)), Ok(Some(1000)));
+    let more = reducer.more();
+    assert!(
+        matches!(&more, Err(CallError::Limit(error)) if error.limit == Limit::OutputRows),
+        "{more:?}"
+    );
+}
+
 #[test]
 fn an_end_that_never_comes_is_an_error() {
     let mut reducer = open("empty-finish", 0, &Limits::own(), &fields()[..1]);

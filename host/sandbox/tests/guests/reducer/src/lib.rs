@@ -1,6 +1,6 @@
 //! A reducer that does what its settings say: `{"do":"echo"}`. Tests of the sandbox and of whole runs use it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::hint::black_box;
 
 wit_bindgen::generate!({ path: "../../../../../sdk/wit", world: "reducer" });
@@ -28,7 +28,7 @@ const DESCRIPTION: &[u8] = br#"{"name":"guest-reducer","version":"1.2.3","kind":
 #[used]
 static SECTION: [u8; DESCRIPTION.len()] = *DESCRIPTION.first_chunk().expect("its own length");
 
-/// Rows that are given at once at the end.
+/// Rows that are given at once, at the end or bit by bit.
 const LATE_ROWS: usize = 1000;
 
 struct Step;
@@ -137,6 +137,8 @@ struct State {
     /// Columns of the key.
     key: Vec<usize>,
     fold: RefCell<Fold>,
+    /// Rows that are still to be given.
+    left: Cell<usize>,
 }
 
 /// Groups that are folded, and the one that goes on.
@@ -171,6 +173,7 @@ impl GuestReducer for State {
             size: with["size"].as_u64().unwrap_or(0) as usize,
             key: key.iter().filter_map(at).collect(),
             fold: RefCell::default(),
+            left: Cell::new(0),
         }))
     }
 
@@ -221,15 +224,12 @@ impl GuestReducer for State {
                 input.columns[0].values = Values::Int16(vec![0; input.rows as usize]);
             }
             "no-utf8" | "zero-byte" | "falling-offsets" | "far-offsets" => spoil(&self.what, &mut input),
-            "multiply" => {
-                let rows = input.rows as usize * self.size;
-                return Ok(Some(Batch {
-                    rows: rows as u32,
-                    columns: vec![Column {
-                        validity: None,
-                        values: Values::Int64(vec![7; rows]),
-                    }],
-                }));
+            "multiply" => return Ok(Some(sevens(input.rows as usize * self.size))),
+            "dole" => {
+                let left = self.left.get() + input.rows as usize * self.size;
+                let given = left.min(LATE_ROWS);
+                self.left.set(left - given);
+                return Ok((given > 0).then(|| sevens(given)));
             }
             _ => {}
         }
@@ -245,13 +245,8 @@ impl GuestReducer for State {
                     values: Values::Int64(Vec::new()),
                 }],
             })),
-            "endless" => Ok(Some(Batch {
-                rows: 65_536,
-                columns: vec![Column {
-                    validity: None,
-                    values: Values::Int64(vec![7; 65_536]),
-                }],
-            })),
+            "endless" => Ok(Some(sevens(65_536))),
+            "dole" if self.left.get() > 0 => Err(failure("rows have piled up")),
             "fold-late" => {
                 let done = &mut self.fold.borrow_mut().done;
                 let count = done.len().min(LATE_ROWS);
@@ -312,6 +307,17 @@ impl Drop for State {
 fn spin() -> ! {
     loop {
         black_box(());
+    }
+}
+
+/// A batch of one column of numbers.
+fn sevens(rows: usize) -> Batch {
+    Batch {
+        rows: rows as u32,
+        columns: vec![Column {
+            validity: None,
+            values: Values::Int64(vec![7; rows]),
+        }],
     }
 }
 
