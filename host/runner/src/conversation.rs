@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use stepwell_sandbox::contract::{
     Answer, Plan, Question, Reply, RunInfo, Shape, ShapeReply, Statement,
 };
-use stepwell_sandbox::{Attempt, CallError, Component, Limit, LimitError, Limits};
+use stepwell_sandbox::{Attempt, CallError, Component, Limit, LimitError, Limits, batch_bytes};
 use stepwell_warehouse::{
     Access, AnswerLimits, Canceller, Estimate, Param, Selection, Session, WarehouseError,
 };
@@ -18,7 +18,7 @@ use crate::error::{Problem, RunError, StatementPlace, StepPlace};
 use crate::policy::forms::{Form, form};
 use crate::policy::{Checked, Rights};
 use crate::run::Interrupts;
-use crate::together::{self, Member};
+use crate::together::Member;
 
 /// Rounds of questions after which a planner is taken for one that never stops.
 const ROUNDS_MAX: usize = 64;
@@ -358,7 +358,7 @@ impl Conversation<'_> {
             }
             answer => answer?,
         };
-        let bytes = together::bytes(&answer) as u64;
+        let bytes = batch_bytes(&answer.rows);
         let before = held.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes > self.limits.memory_bytes {
             return Err(self.answers_too_large());

@@ -408,8 +408,7 @@ impl Context<'_> {
 
     /// Asks the gate step what is pending, before any step acts.
     async fn ask_gate(&self, index: usize) -> Result<Checked<Plan>, RunError> {
-        // The lease is taken, and what this run has committed so far is.
-        self.together.since_now();
+        self.together.begin_pass();
         self.together.meet().await;
         let asking = async || {
             let session = self.pool.take().await?;

@@ -5,16 +5,21 @@
 //!
 //! What a run is told is what it would have been told: questions are read-only statements, each with a snapshot of its
 //! own, and an answer counts for a run only if it was asked for after the moment that the run says ([`Member::since`]),
-//! which is after it took its lease and after its own last COMMIT. So the answer sees all that the playbook's manifest
-//! has, and of what lands later as much as a question does that is put a moment earlier. A batch that grows after it was
-//! counted is counted again by the next run, whoever counted it.
+//! which is after it took its lease. So the answer sees all that the playbook's manifest has, and of what lands later as
+//! much as a question does that is put a moment earlier. A batch that grows after it was counted is counted again by the
+//! next run, whoever counted it.
+//!
+//! That goes for the first pass of each run. The slices of a backlog ask for themselves: they are no longer at the same
+//! place, and answers that are kept for nobody would pile up, slice by slice. What is kept goes with the last first pass.
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use stepwell_sandbox::contract::{Answer, Question, Values};
+use stepwell_sandbox::batch_bytes;
+use stepwell_sandbox::contract::{Answer, Question};
 use tokio::sync::watch;
 
 use crate::error::RunError;
@@ -25,7 +30,7 @@ use crate::run::Interrupts;
 const MEET_WAIT: Duration = Duration::from_millis(25);
 
 /// Largest answer that is kept for others. Larger ones are asked for by each.
-const KEPT_BYTES_MAX: usize = 2 << 20;
+const KEPT_BYTES_MAX: u64 = 2 << 20;
 
 /// Runs of one process that start together. Clones are the same group; the default is a run by itself.
 #[derive(Clone, Default)]
@@ -34,6 +39,8 @@ pub struct Together(Option<Arc<Group>>);
 struct Group {
     /// Runs that have not come to their first question yet.
     missing: watch::Sender<usize>,
+    /// Runs that are not beyond their first pass yet.
+    sharing: AtomicUsize,
     /// By who asks whom, and what.
     answers: Mutex<HashMap<Key, Slot>>,
 }
@@ -53,6 +60,7 @@ impl Together {
         Self((runs > 1).then(|| {
             Arc::new(Group {
                 missing: watch::Sender::new(runs),
+                sharing: AtomicUsize::new(runs),
                 answers: Mutex::default(),
             })
         }))
@@ -63,8 +71,9 @@ impl Together {
         Member {
             group: self.0.clone(),
             met: Mutex::new(false),
+            left: AtomicBool::new(false),
             asking: tokio::sync::Mutex::new(()),
-            since: Mutex::new(Instant::now()),
+            since: Mutex::new(None),
         }
     }
 }
@@ -79,15 +88,33 @@ impl std::fmt::Debug for Together {
 pub(crate) struct Member {
     group: Option<Arc<Group>>,
     met: Mutex<bool>,
+    /// Whether this run is beyond its first pass.
+    left: AtomicBool,
     /// Locked while this run asks something. Of questions that are put together, those beside it take the others.
     asking: tokio::sync::Mutex<()>,
-    since: Mutex<Instant>,
+    /// When the first pass began.
+    since: Mutex<Option<Instant>>,
 }
 
 impl Member {
-    /// Says that answers count from now on: the lease is taken, or a pass is committed.
-    pub(crate) fn since_now(&self) {
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    /// Says that a pass begins: with the first one, for which the lease is taken, answers count from now on; with the next
+    /// this run asks for itself.
+    pub(crate) fn begin_pass(&self) {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        match *since {
+            None => *since = Some(Instant::now()),
+            Some(_) => self.leave(),
+        }
+    }
+
+    /// Shares no more answers; the last one to leave takes what was kept along.
+    fn leave(&self) {
+        let Some(group) = &self.group else { return };
+        let last = || group.sharing.fetch_sub(1, Ordering::AcqRel) == 1;
+        if !self.left.swap(true, Ordering::AcqRel) && last() {
+            let mut answers = group.answers.lock().unwrap_or_else(PoisonError::into_inner);
+            *answers = HashMap::new();
+        }
     }
 
     /// Waits for the others to come this far, for [`MEET_WAIT`] at most, the first time that it is called.
@@ -110,7 +137,8 @@ impl Member {
         question: &Question,
         ask: impl Future<Output = Result<Answer, RunError>>,
     ) -> Result<Answer, RunError> {
-        let Some(group) = &self.group else {
+        let shares = |_: &&Arc<Group>| !self.left.load(Ordering::Acquire);
+        let Some(group) = self.group.as_ref().filter(shares) else {
             return ask.await;
         };
         let slot = group.slot(asker, question);
@@ -125,7 +153,8 @@ impl Member {
                 (interrupts.unless_raised(slot.lock()).await?, None)
             }
         };
-        if let Some(kept) = slot.as_ref().filter(|kept| kept.asked_at >= since) {
+        let counts = |kept: &&Kept| since.is_none_or(|since| kept.asked_at >= since);
+        if let Some(kept) = slot.as_ref().filter(counts) {
             tracing::debug!(label = %question.label, "answered by a run beside this one");
             return Ok(kept.answer.clone());
         }
@@ -135,7 +164,7 @@ impl Member {
         };
         let asked_at = Instant::now();
         let answer = ask.await?;
-        *slot = (bytes(&answer) <= KEPT_BYTES_MAX).then(|| Kept {
+        *slot = (batch_bytes(&answer.rows) <= KEPT_BYTES_MAX).then(|| Kept {
             asked_at,
             answer: answer.clone(),
         });
@@ -158,6 +187,7 @@ impl Member {
 impl Drop for Member {
     fn drop(&mut self) {
         self.arrive();
+        self.leave();
     }
 }
 
@@ -171,25 +201,6 @@ impl Group {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(answers.entry(key).or_default())
     }
-}
-
-/// About how much memory an answer takes.
-pub(crate) fn bytes(answer: &Answer) -> usize {
-    let column = |values: &Values| match values {
-        Values::Bits(values) | Values::Fixed16(values) => values.len(),
-        Values::Int16(values) => 2 * values.len(),
-        Values::Int32(values) => 4 * values.len(),
-        Values::Int64(values) => 8 * values.len(),
-        Values::Single(values) => 4 * values.len(),
-        Values::Double(values) => 8 * values.len(),
-        Values::Varlen(varlen) => 4 * varlen.offsets.len() + varlen.data.len(),
-    };
-    answer
-        .rows
-        .columns
-        .iter()
-        .map(|found| column(&found.values))
-        .sum()
 }
 
 #[cfg(test)]
@@ -251,12 +262,34 @@ mod tests {
         let together = Together::of(2);
         let (first, second, asked) = (together.join(), together.join(), Cell::new(0));
         ask(&first, "a", "SELECT 1", &asked, Ok(())).await.unwrap();
-        second.since_now();
+        second.begin_pass();
         ask(&second, "a", "SELECT 1", &asked, Ok(())).await.unwrap();
         assert_eq!(asked.get(), 2);
         // For the first, whose lease is older, the new answer counts as well.
         ask(&first, "a", "SELECT 1", &asked, Ok(())).await.unwrap();
         assert_eq!(asked.get(), 2);
+    }
+
+    /// Each slice of a backlog left its answers behind for as long as the runs went on.
+    #[tokio::test]
+    async fn the_slices_of_a_backlog_keep_nothing() {
+        let together = Together::of(2);
+        let (first, second, asked) = (together.join(), together.join(), Cell::new(0));
+        let kept = || together.0.as_ref().unwrap().answers.lock().unwrap().len();
+        first.begin_pass();
+        second.begin_pass();
+        ask(&first, "a", "SELECT 1", &asked, Ok(())).await.unwrap();
+        for slice in 2..5 {
+            first.begin_pass();
+            let sql = format!("SELECT {slice}");
+            ask(&first, "a", &sql, &asked, Ok(())).await.unwrap();
+            assert_eq!((asked.get(), kept()), (slice, 1));
+        }
+        // The other run is still in its first pass.
+        ask(&second, "a", "SELECT 1", &asked, Ok(())).await.unwrap();
+        assert_eq!(asked.get(), 4);
+        second.begin_pass();
+        assert_eq!(kept(), 0);
     }
 
     #[tokio::test]
