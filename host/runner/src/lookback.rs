@@ -9,7 +9,7 @@ use crate::connect;
 use crate::conversation::Whom;
 use crate::error::{Problem, RunError, one_line};
 use crate::init;
-use crate::run::{Interrupt, Interrupts, RunOptions};
+use crate::run::{Interrupts, RunOptions};
 use crate::step::{Asked, Steps};
 use crate::stop::Stop;
 
@@ -114,7 +114,7 @@ pub async fn lookback(
     workflow: &Workflow,
     components: &Components,
     options: &RunOptions,
-    mut stop: Stop,
+    stop: Stop,
 ) -> Result<LookbackReport, RunError> {
     let target = connect::target(workflow, options).await?;
     let (session, loaded) = tokio::try_join!(
@@ -128,15 +128,8 @@ pub async fn lookback(
     let steps = Steps::new(workflow, loaded, options, LOOKBACK.to_owned(), as_of_us)
         .asking(Asked::Lookback);
     let interrupts = Interrupts::new(workflow.playbook.as_str());
-    let stopping = async {
-        let signal = stop.asked().await;
-        interrupts.raise(Interrupt::Signal(signal));
-        std::future::pending::<std::convert::Infallible>().await
-    };
-    tokio::select! {
-        report = ask(&steps, &session, &interrupts) => report,
-        never = stopping => match never {},
-    }
+    let work = ask(&steps, &session, &interrupts);
+    interrupts.while_listening(stop, work).await
 }
 
 async fn ask(

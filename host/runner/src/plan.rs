@@ -15,7 +15,7 @@ use crate::policy::Checked;
 use crate::reduce::{self, Prepared};
 use crate::report::{PlanReport, PlannedStatement, PlannedStep};
 use crate::roles::{self, Logins};
-use crate::run::{Interrupt, Interrupts, RunOptions};
+use crate::run::{Interrupts, RunOptions};
 use crate::step::{PLANNED, Steps};
 use crate::stop::Stop;
 
@@ -32,7 +32,7 @@ pub async fn plan(
     workflow: &Workflow,
     components: &Components,
     options: &RunOptions,
-    mut stop: Stop,
+    stop: Stop,
 ) -> Result<PlanReport, RunError> {
     let target = connect::target(workflow, options).await?;
     let (session, components) = tokio::try_join!(
@@ -60,15 +60,8 @@ pub async fn plan(
         as_of.as_microsecond(),
     );
     let interrupts = Interrupts::new(workflow.playbook.as_str());
-    let stopping = async {
-        let signal = stop.asked().await;
-        interrupts.raise(Interrupt::Signal(signal));
-        std::future::pending::<std::convert::Infallible>().await
-    };
-    tokio::select! {
-        report = all(&steps, &session, &logins, &interrupts) => report,
-        never = stopping => match never {},
-    }
+    let work = all(&steps, &session, &logins, &interrupts);
+    interrupts.while_listening(stop, work).await
 }
 
 async fn all(

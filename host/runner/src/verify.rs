@@ -26,7 +26,7 @@ use crate::error::{Problem, RunError, StatementPlace, StepPlace, one_line};
 use crate::init;
 use crate::observe::{Event, Observer};
 use crate::policy::Checked;
-use crate::run::{Interrupt, Interrupts, RunOptions};
+use crate::run::{Interrupts, RunOptions};
 use crate::step::{Asked, Steps};
 use crate::stop::Stop;
 
@@ -120,7 +120,7 @@ pub async fn verify(
     options: &RunOptions,
     what: &VerifyOptions,
     observer: &dyn Observer,
-    mut stop: Stop,
+    stop: Stop,
 ) -> Result<VerifyReport, RunError> {
     let begun = Instant::now();
     let run_id = uuid::Uuid::now_v7().to_string();
@@ -142,15 +142,10 @@ pub async fn verify(
         interrupts: Interrupts::new(workflow.playbook.as_str()),
         observer,
     };
-    let stopping = async {
-        let signal = stop.asked().await;
-        verification.interrupts.raise(Interrupt::Signal(signal));
-        std::future::pending::<std::convert::Infallible>().await
-    };
-    let mut report = tokio::select! {
-        report = verification.run(what) => report?,
-        never = stopping => match never {},
-    };
+    let listening = verification
+        .interrupts
+        .while_listening(stop, verification.run(what));
+    let mut report = listening.await?;
     report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(report)
 }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::conversation::or_cancelled;
 use crate::error::{Problem, RunError};
+use crate::stop::Stop;
 
 /// Why the work of a run is to end early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +91,24 @@ impl Interrupts {
         or_cancelled(session.canceller(), work, interrupted)
             .await
             .map_err(|interrupt| self.error(interrupt))
+    }
+
+    /// Does the work of a command that holds no lease, and raises the interrupt once somebody asks to stop: the work is to
+    /// hear of that by itself, and to end.
+    pub(crate) async fn while_listening<T>(
+        &self,
+        mut stop: Stop,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let listening = async {
+            let signal = stop.asked().await;
+            self.raise(Interrupt::Signal(signal));
+            std::future::pending::<std::convert::Infallible>().await
+        };
+        tokio::select! {
+            done = work => done,
+            never = listening => match never {},
+        }
     }
 
     /// Waits for what no session of this run works on, unless the work of the run is to end.
