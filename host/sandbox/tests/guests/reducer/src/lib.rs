@@ -255,13 +255,7 @@ impl GuestReducer for State {
             "fail-finish" => Err(failure("cannot finish")),
             "spin-finish" => spin(),
             "panic-finish" => panic!("the reducer did not finish"),
-            "huge-finish" => {
-                let columns = vec![Column {
-                    validity: None,
-                    values: Values::Int64(vec![7; self.size]),
-                }];
-                Ok(Some(Batch { rows: self.size as u32, columns }))
-            }
+            "huge-finish" => Ok(Some(sevens(self.size))),
             _ => Ok(None),
         }
     }
