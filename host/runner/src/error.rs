@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use stepwell_sandbox::contract::Statement;
 use stepwell_sandbox::{CallError, SandboxError};
 use stepwell_sql::TableName;
 use stepwell_warehouse::WarehouseError;
@@ -40,6 +41,22 @@ pub struct StepPlace {
     pub setting: Option<String>,
     /// The statement at fault.
     pub statement: Option<StatementPlace>,
+}
+
+impl StepPlace {
+    /// Returns the place of a statement of the step's plan: `number` of `count`, from 1.
+    pub(crate) fn of_statement(&self, statement: &Statement, number: usize, count: usize) -> Self {
+        Self {
+            statement: Some(StatementPlace {
+                label: statement.label.clone(),
+                question: false,
+                number,
+                count,
+                sql: statement.sql.clone(),
+            }),
+            ..self.clone()
+        }
+    }
 }
 
 /// A statement of a step.

@@ -13,7 +13,7 @@ use stepwell_warehouse::{AnswerLimits, Param, RetryClass, Session, WarehouseErro
 
 use crate::connect;
 use crate::convert;
-use crate::error::{Problem, RunError, StatementPlace, StepPlace, WarehouseState};
+use crate::error::{Problem, RunError, StepPlace, WarehouseState};
 use crate::journal::Progress;
 use crate::lease::Durability;
 use crate::observe::Event;
@@ -231,17 +231,9 @@ impl Execution<'_> {
     }
 
     fn statement_place(&self, at: usize) -> StepPlace {
-        let statement = &self.plan.statements[at];
-        StepPlace {
-            statement: Some(StatementPlace {
-                label: statement.label.clone(),
-                question: false,
-                number: at + 1,
-                count: self.plan.statements.len(),
-                sql: statement.sql.clone(),
-            }),
-            ..self.place.clone()
-        }
+        let statements = &self.plan.statements;
+        self.place
+            .of_statement(&statements[at], at + 1, statements.len())
     }
 
     /// Runs a statement. One outside of a transaction is repeated by itself where the server says that it failed and may

@@ -22,7 +22,7 @@ use crate::components::Components;
 use crate::connect;
 use crate::conversation::Whom;
 use crate::convert;
-use crate::error::{Problem, RunError, StatementPlace, StepPlace, one_line};
+use crate::error::{Problem, RunError, one_line};
 use crate::init;
 use crate::observe::{Event, Observer};
 use crate::policy::Checked;
@@ -353,16 +353,8 @@ impl Verification<'_> {
             };
             let done = self.interrupts.guard(&self.session, running).await?;
             let rows = done.map_err(|source| {
-                RunError::new(Problem::Statement { source }).at(StepPlace {
-                    statement: Some(StatementPlace {
-                        label: statement.label.clone(),
-                        question: false,
-                        number,
-                        count,
-                        sql: statement.sql.clone(),
-                    }),
-                    ..place.clone()
-                })
+                let place = place.of_statement(statement, number, count);
+                RunError::new(Problem::Statement { source }).at(place)
             })?;
             if !statement.writes.is_empty() {
                 written += rows;

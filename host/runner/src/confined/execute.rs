@@ -13,7 +13,7 @@ use stepwell_warehouse::{Access, AnswerLimits, DescribedColumn, Identity, Param,
 
 use super::Confined;
 use crate::convert;
-use crate::error::{Problem, RunError, StatementPlace, StepPlace};
+use crate::error::{Problem, RunError, StepPlace};
 use crate::execute::Executed;
 use crate::lease::Durability;
 use crate::observe::Event;
@@ -50,19 +50,8 @@ impl ConfinedExecution<'_> {
             tracing::debug!(step = %self.place.id, label = %statement.label, sql = %statement.sql, "statement");
             let begun = Instant::now();
             let rows = self.statement(statement, &mut open, &mut executed).await;
-            let rows = rows.map_err(|error| {
-                let statement = StatementPlace {
-                    label: statement.label.clone(),
-                    question: false,
-                    number,
-                    count,
-                    sql: statement.sql.clone(),
-                };
-                error.at(StepPlace {
-                    statement: Some(statement),
-                    ..self.place.clone()
-                })
-            })?;
+            let place = || self.place.of_statement(statement, number, count);
+            let rows = rows.map_err(|error| error.at(place()))?;
             executed.statements.push(StatementReport {
                 label: statement.label.clone(),
                 rows,
