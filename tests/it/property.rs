@@ -2,7 +2,8 @@
 //! rows that plain SQL says.
 //!
 //! `STEPWELL_PROPERTY_CASES=5000` tries more cases, `STEPWELL_PROPERTY_SEED=1234` begins at another one. A case that fails
-//! is made smaller and printed; `STEPWELL_PROPERTY_CASE='<what was printed>'` tries it again.
+//! is made smaller and printed; `STEPWELL_PROPERTY_CASE='<what was printed>'` tries it again. `STEPWELL_PROPERTY_SHRINK=0`
+//! prints it as it is. `tests/mutants` tries whether the test finds mistakes.
 
 mod case;
 mod check;
@@ -43,6 +44,7 @@ async fn any_arrivals_equal_a_rebuild() {
         Err(_) => default,
     };
     let first = number("STEPWELL_PROPERTY_SEED", 1);
+    let shrinks = number("STEPWELL_PROPERTY_SHRINK", 1) > 0;
     let (next, end) = (
         AtomicU64::new(first),
         first + number("STEPWELL_PROPERTY_CASES", CASES),
@@ -58,8 +60,13 @@ async fn any_arrivals_equal_a_rebuild() {
             if let Some(why) = check::failure(&db, &case).await {
                 // The others need not go on.
                 next.store(end, Ordering::Relaxed);
-                let (case, why) =
-                    shrink::shrunk(case, why, async |case| check::failure(&db, case).await).await;
+                let (case, why) = match shrinks {
+                    true => {
+                        let fails = async |case: &Case| check::failure(&db, case).await;
+                        shrink::shrunk(case, why, fails).await
+                    }
+                    false => (case, why),
+                };
                 let json = serde_json::to_string(&case).expect("JSON");
                 panic!("seed {seed}: {why}\n{case:#?}\nSTEPWELL_PROPERTY_CASE='{json}'");
             }

@@ -199,10 +199,14 @@ impl Arrivals {
                 Op::DeleteEvent(self.events[at].id)
             }
             _ => {
-                let max_batches = dice.percent(45).then(|| dice.pick(&[1, 2, 3]));
-                let stops = max_batches.is_some() && dice.percent(50);
+                let playbook = dice.percent(55).then(|| dice.index(playbooks));
+                // One that runs alone and stops half-way falls behind the others, whose batches are not its own.
+                let alone = playbook.is_some() && playbooks > 1;
+                let slices = if alone { 65 } else { 45 };
+                let max_batches = dice.percent(slices).then(|| dice.pick(&[1, 2, 3]));
+                let stops = max_batches.is_some() && dice.percent(if alone { 75 } else { 50 });
                 Op::Run(Run {
-                    playbook: dice.percent(50).then(|| dice.index(playbooks)),
+                    playbook,
                     max_batches,
                     stop_after: stops.then(|| dice.pick(&[1, 2])),
                     full_refresh: dice.percent(6),
