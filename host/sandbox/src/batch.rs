@@ -193,11 +193,13 @@ fn texts(values: &Varlen, validity: Option<&[u8]>, rows: usize) -> Result<(), Wr
     let (begin, end) = (offsets[0] as usize, offsets[rows] as usize);
     let all = &data[begin..end];
     // All at once, and that no value begins inside of a character: a character that values share has bytes on both sides.
+    // Where all are ASCII there is no inside, and offsets need not be looked up in the text one by one.
     let begins = |offset: &u32| {
         data.get(*offset as usize)
             .is_none_or(|byte| byte & 0xc0 != 0x80)
     };
-    if std::str::from_utf8(all).is_ok() && !has_zero_byte(all) && offsets.iter().all(begins) {
+    let utf8 = || std::str::from_utf8(all).is_ok() && offsets.iter().all(begins);
+    if (all.is_ascii() || utf8()) && !has_zero_byte(all) {
         return Ok(());
     }
     for row in 0..rows {
