@@ -47,6 +47,11 @@ const PARTS_MAX: usize = 8;
 /// instance with the plugin's limits.
 const CONFINED_PARTS_MAX: u32 = 4;
 
+/// Most rows of a batch: as many as stay in a core's cache with all copies of them, from the server's bytes to the
+/// plugin's memory and back. More rows cost more each (`cargo bench -p stepwell-tests --bench reducers`), and with fewer
+/// the call begins to show.
+const BATCH_ROWS: u32 = 8_192;
+
 /// Bytes of values in the batches of all parts that are built at the same time.
 const BATCH_BYTES: u64 = 16 << 20;
 
@@ -364,7 +369,7 @@ impl Reduction<'_> {
         let cut = Cut::default();
         let bytes = BATCH_BYTES / parts.max(1) as u64;
         Cut {
-            rows: self.batch_rows.unwrap_or(cut.rows),
+            rows: self.batch_rows.unwrap_or(BATCH_ROWS),
             bytes: bytes.clamp(1 << 20, cut.bytes),
         }
     }
