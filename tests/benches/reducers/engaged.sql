@@ -4,8 +4,6 @@
 --
 -- Variables of psql: rows (the reducer's SELECT), heartbeat and tolerance in seconds, into.
 
-SET client_min_messages = warning;
-
 DROP TABLE IF EXISTS :into;
 
 CREATE UNLOGGED TABLE :into AS

@@ -13,6 +13,9 @@ use stepwell_warehouse::Session;
 use crate::program::{copy_of, finish, root};
 use crate::server::count;
 
+/// What Stepwell gives its own sessions; and a table that is not there yet is no news.
+const PGOPTIONS: &str = "-c work_mem=64MB -c jit=off -c client_min_messages=warning";
+
 /// The heartbeat and the tolerance of `workflows/engaged_time.yaml`, in seconds.
 const HEARTBEAT: &str = "10";
 const TOLERANCE: &str = "1";
@@ -39,11 +42,13 @@ impl Rivals {
         select: &str,
         given: &str,
     ) -> Result<Self> {
+        let mut psql = copy_of(psql);
+        psql.env("PGOPTIONS", PGOPTIONS);
         let (rows, order) = select
             .rsplit_once("\nORDER BY ")
             .context("the rows have an order")?;
         let rivals = Self {
-            psql: copy_of(psql),
+            psql,
             folder: folder.to_owned(),
             given: given.to_owned(),
             name: name.to_owned(),
@@ -55,7 +60,7 @@ impl Rivals {
             fs::write(rivals.path(file), sql)
         };
         copy("out.sql", "", "binary")?;
-        copy("text.sql", "", "text")?;
+        copy("csv.sql", "", "csv")?;
         for part in 0..2 {
             let filter = format!("\nWHERE hashtext(rows.visitor) & 1 = {part}");
             copy(&format!("part-{part}.sql"), &filter, "binary")?;
@@ -105,18 +110,18 @@ impl Rivals {
 
     /// The rows in their order through `engaged.py`, and what it writes into a table.
     pub fn python(&self) -> Command {
-        let (out, copy_in) = (self.file("text.sql"), self.copy_in("python", "text"));
+        let (out, copy_in) = (self.file("csv.sql"), self.copy_in("python", "csv"));
         self.shell(&format!("{out} | {} | {copy_in}", python()))
     }
 
     /// `engaged.py` alone, on the rows in a file.
     pub fn script(&self) -> Command {
-        self.shell(&format!("{} < rows.txt > days.txt", python()))
+        self.shell(&format!("{} < rows.csv > days.csv", python()))
     }
 
     /// Writes that file.
     pub fn rows_to_file(&self) -> Command {
-        self.shell(&format!("{} > rows.txt", self.file("text.sql")))
+        self.shell(&format!("{} > rows.csv", self.file("csv.sql")))
     }
 
     /// Makes sure that a rival came to the rows that the reducer gave.
@@ -163,9 +168,7 @@ impl Rivals {
     fn psql(&self) -> String {
         let words = std::iter::once(self.psql.get_program()).chain(self.psql.get_args());
         let words: Vec<_> = words.map(|word| quoted(Path::new(word))).collect();
-        // A table that is not there yet is no news.
-        let quiet = "PGOPTIONS='-c client_min_messages=warning'";
-        format!("{quiet} {} -qX -v ON_ERROR_STOP=1", words.join(" "))
+        format!("{} -qX -v ON_ERROR_STOP=1", words.join(" "))
     }
 
     fn path(&self, file: &str) -> PathBuf {

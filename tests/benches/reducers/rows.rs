@@ -2,9 +2,6 @@
 
 use stepwell_sandbox::contract::{Batch, Column, Field, Layout, Values, Varlen};
 
-/// Most rows of a batch, and most bytes of its values: what the host cuts at.
-const ROWS_MAX: u32 = 65_536;
-
 /// Rows of one visitor's day.
 const GROUP_ROWS: u32 = 16;
 
@@ -59,9 +56,9 @@ fn field(name: &str, type_oid: u32, layout: Layout, nullable: bool) -> Field {
     }
 }
 
-/// Batches of the five fields with so many rows in all.
-pub fn five_columns(rows: u32) -> Vec<Batch> {
-    batches(rows, |from, to| {
+/// Batches of the five fields with so many rows in all, each with at most `batch_rows`.
+pub fn five_columns(rows: u32, batch_rows: u32) -> Vec<Batch> {
+    batches(rows, batch_rows, |from, to| {
         vec![
             texts((from..to).map(visitor)),
             texts((from..to).map(|row| event(row).to_owned())),
@@ -73,8 +70,8 @@ pub fn five_columns(rows: u32) -> Vec<Batch> {
 }
 
 /// Batches of events, each visitor with one day, whole.
-pub fn events(rows: u32) -> Vec<Batch> {
-    batches(rows, |from, to| {
+pub fn events(rows: u32, batch_rows: u32) -> Vec<Batch> {
+    batches(rows, batch_rows, |from, to| {
         vec![
             texts((from..to).map(visitor)),
             column(Values::Int32(vec![DAY; (to - from) as usize])),
@@ -85,10 +82,10 @@ pub fn events(rows: u32) -> Vec<Batch> {
     })
 }
 
-fn batches(rows: u32, columns: impl Fn(u32, u32) -> Vec<Column>) -> Vec<Batch> {
-    let starts = (0..rows).step_by(ROWS_MAX as usize);
+fn batches(rows: u32, batch_rows: u32, columns: impl Fn(u32, u32) -> Vec<Column>) -> Vec<Batch> {
+    let starts = (0..rows).step_by(batch_rows as usize);
     let batch = |from: u32| {
-        let to = (from + ROWS_MAX).min(rows);
+        let to = (from + batch_rows).min(rows);
         Batch {
             rows: to - from,
             columns: columns(from, to),

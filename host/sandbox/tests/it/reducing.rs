@@ -97,7 +97,9 @@ fn problem(outcome: Result<Option<Batch>, CallError>) -> String {
 
 #[test]
 fn rows_go_in_and_come_out_as_they_were() {
-    assert_eq!(push("echo"), Ok(Some(batch(10))));
+    for what in ["echo", "copy"] {
+        assert_eq!(push(what), Ok(Some(batch(10))), "{what}");
+    }
     let mut reducer = open("echo", 0, &Limits::own(), &fields());
     for rows in [0, 1, 7, 8, 9, 65_536] {
         assert_eq!(reducer.push(&batch(rows), false), Ok(Some(batch(rows))));
