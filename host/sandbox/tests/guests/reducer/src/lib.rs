@@ -206,6 +206,7 @@ impl GuestReducer for State {
                         size: input.len(),
                         key: Vec::new(),
                         fold: RefCell::default(),
+                        left: Cell::new(0),
                     })
                 });
                 black_box(opened.collect::<Vec<_>>());
