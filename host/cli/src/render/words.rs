@@ -51,8 +51,11 @@ pub(crate) fn list(names: &[impl AsRef<str>]) -> String {
 /// Replaces what would steer a terminal (control characters, changes of the writing direction) by
 /// `�`, for texts that come from plugins, servers and files. Line ends stay, tabs become a space.
 pub(crate) fn clean(text: &str) -> String {
-    let steers =
-        |c: char| c.is_control() || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    // As the sandbox's own, which goes over texts of plugins; servers and files have no other.
+    let steers = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+    };
     text.replace("\r\n", "\n")
         .chars()
         .map(|c| match c {
@@ -123,5 +126,7 @@ mod tests {
             "a\u{fffd}[31mb\u{fffd}c\n d"
         );
         assert_eq!(clean("é 訪 🙂"), "é 訪 🙂");
+        let marks = "a\u{61c}b\u{200e}c\u{200f}";
+        assert_eq!(clean(marks), "a\u{fffd}b\u{fffd}c\u{fffd}");
     }
 }
