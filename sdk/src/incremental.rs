@@ -63,14 +63,14 @@ pub struct Batches {
 const FEW_EVENTS: u64 = 20_000;
 
 impl Batches {
-    /// Returns whether so few events are pending that [`scratch::fill_small`](crate::scratch::fill_small) is the cheaper
+    /// Returns whether so few events are pending that [`scratch::fill_small`] is the cheaper
     /// way to fill tables with what follows from them.
     pub fn are_few(&self) -> bool {
         !self.from_nothing && self.events <= FEW_EVENTS
     }
 
     /// Returns the statements that fill a scratch table with what follows from these batches, by
-    /// [`scratch::fill`](crate::scratch::fill) or [`scratch::fill_small`](crate::scratch::fill_small).
+    /// [`scratch::fill`] or [`scratch::fill_small`].
     pub fn fill<'a>(
         &self,
         run: &Run,
@@ -127,7 +127,7 @@ pub struct KeyColumn {
 
 impl Ids {
     /// Returns the statements that fill a scratch table with what follows from these ids, as [`Batches::fill`] does where
-    /// it is known how much is pending; otherwise by [`scratch::fill`](crate::scratch::fill).
+    /// it is known how much is pending; otherwise by [`scratch::fill`].
     pub fn fill<'a>(
         &self,
         run: &Run,
