@@ -115,6 +115,17 @@ async fn a_batch_that_waits_takes_no_place() {
     .await;
 }
 
+/// A batch that settles holds events that are as old as the lookback, beside one whose events would move it on.
+///
+/// Goal: it is found once it has settled. Made by hand: among made-up cases this one is rare.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lookback_waits_for_what_settles() {
+    holds(include_str!(
+        "property/found/the_lookback_waits_for_what_settles.json"
+    ))
+    .await;
+}
+
 async fn holds(case: &str) {
     let case: Case = serde_json::from_str(case).expect("a case as it is printed");
     let why = check::failure(&check::database().await, &case).await;
