@@ -302,10 +302,10 @@ impl Loop {
             *lock(&of_hit) = Some(point.clone());
             strike(fault, point, &of_child, &looks, &handle, &restart)
         });
-        let started = self.program.start(&self.args());
+        let mut started = self.program.start(&self.args());
         child.store(started.id().try_into().expect("a pid"), Ordering::Release);
         if fault == Fault::Suspend {
-            self.take_over(&started, &hit).await;
+            self.take_over(&mut started, &hit).await;
         }
         let broken = patiently(started);
         self.proxy.end();
@@ -325,11 +325,16 @@ impl Loop {
         point.is_some()
     }
 
-    /// Runs until a run takes over from one that stands still, and lets that one go on.
-    async fn take_over(&self, suspended: &Child, hit: &Mutex<Option<Point>>) {
+    /// Runs until a run takes over from one that stands still, and lets that one go on. Where the points fall depends on
+    /// time, so a run may end without one of the last.
+    async fn take_over(&self, suspended: &mut Child, hit: &Mutex<Option<Point>>) {
         let pid = suspended.id().try_into().expect("a pid");
         let begun = Instant::now();
         while lock(hit).is_none() {
+            let ended = suspended.try_wait().expect("it is ours").is_some();
+            if ended && lock(hit).is_none() {
+                return;
+            }
             assert!(begun.elapsed() < PATIENCE, "the run does not come there");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

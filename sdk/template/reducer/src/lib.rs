@@ -148,9 +148,7 @@ mod tests {
             }],
             batches: "batches".into(),
             bounded: true,
-            contexts: Vec::new(),
-            all: false,
-            indexed: false,
+            ..Ids::default()
         };
         let columns = ["event_id", "derived_tstamp", "collector_tstamp"];
         Conversation::new(shape, WITH)
