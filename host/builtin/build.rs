@@ -27,7 +27,8 @@ fn main() {
         "Cargo.lock",
         "Cargo.toml",
     ] {
-        println!("cargo::rerun-if-changed={}", root.join(watched).display());
+        // Relative, so that a checkout elsewhere that shares the target directory looks at its own files.
+        println!("cargo::rerun-if-changed=../../{watched}");
     }
     let steps = steps(&root.join("plugins"));
     ensure_target();

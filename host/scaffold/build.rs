@@ -19,7 +19,8 @@ fn main() {
         .canonicalize()
         .expect("the workspace lies above this crate");
     for watched in ["sdk", "Cargo.lock", "Cargo.toml"] {
-        println!("cargo::rerun-if-changed={}", root.join(watched).display());
+        // Relative, so that a checkout elsewhere that shares the target directory looks at its own files.
+        println!("cargo::rerun-if-changed=../../{watched}");
     }
     let sdk = root.join("sdk");
     let mut source = String::new();
