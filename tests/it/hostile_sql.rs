@@ -128,7 +128,7 @@ pub(crate) async fn traces(db: &Db, role: &str) -> Vec<Vec<Option<String>>> {
              AS settings,
            (SELECT count(*) FROM pg_shdepend AS d JOIN pg_roles AS r ON r.oid = d.refobjid
              WHERE r.rolname = '{role}' AND d.deptype = 'o') AS owned,
-           (SELECT array_agg(c.oid::regclass::text ORDER BY 1) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+           (SELECT array_agg(c.oid::regclass::text ORDER BY c.oid::regclass::text) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
              WHERE n.nspname NOT IN ('pg_catalog', 'pg_toast', 'information_schema', 'scratch')) AS relations,
            (SELECT count(*) FROM pg_proc) AS functions, (SELECT count(*) FROM pg_trigger) AS triggers,
            (SELECT count(*) FROM pg_namespace WHERE nspname !~ '^pg_(temp|toast_temp)') AS schemas,
