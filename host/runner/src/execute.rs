@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{join, join_all};
 use stepwell_sandbox::contract::{Plan, Statement};
-use stepwell_warehouse::{AnswerLimits, Param, RetryClass, Session, WarehouseError};
+use stepwell_warehouse::{Answer, AnswerLimits, Param, RetryClass, Session, WarehouseError};
 
 use crate::connect;
 use crate::convert;
@@ -37,6 +37,38 @@ pub(crate) struct Executed {
     pub(crate) measures: BTreeMap<String, i64>,
     /// The run ends here, for this reason.
     pub(crate) ends_run: Option<String>,
+}
+
+/// What is asked of a statement that measures: one number.
+pub(crate) const MEASURE_LIMITS: AnswerLimits = AnswerLimits {
+    rows: 1,
+    bytes: 1 << 16,
+};
+
+impl Executed {
+    /// Notes that a statement has ended.
+    pub(crate) fn ended(&mut self, statement: &Statement, rows: u64, duration: Duration) {
+        self.statements.push(StatementReport {
+            label: statement.label.clone(),
+            rows,
+            duration_ms: duration.as_secs_f64() * 1000.0,
+        });
+    }
+
+    /// Counts the rows of a statement that does not measure.
+    fn count(&mut self, statement: &Statement, rows: u64) {
+        match statement.writes.is_empty() {
+            true => self.rows_read += rows,
+            false => self.rows_written += rows,
+        }
+    }
+
+    /// Adds what a statement measured.
+    pub(crate) fn measured(&mut self, name: &str, answer: &Answer) {
+        let first = answer.fields.first();
+        let value = first.and_then(|field| answer.int64(0, &field.name));
+        *self.measures.entry(name.to_owned()).or_default() += value.unwrap_or(0);
+    }
 }
 
 /// A plan on its way.
@@ -148,11 +180,7 @@ impl Execution<'_> {
                 .repeated(statement, &mut executed)
                 .await
                 .map_err(|error| error.at(self.statement_place(at)))?;
-            executed.statements.push(StatementReport {
-                label: statement.label.clone(),
-                rows,
-                duration_ms: begun.elapsed().as_secs_f64() * 1000.0,
-            });
+            executed.ended(statement, rows, begun.elapsed());
             if let (Some(reason), 0) = (&statement.ends_run_when_zero, rows) {
                 executed.ends_run = Some(reason.clone());
                 break;
@@ -205,29 +233,15 @@ impl Execution<'_> {
                 RunError::new(Problem::Statement { source }).at(self.statement_place(at))
             })?;
             let statement = &statements[at];
-            match statement.writes.is_empty() {
-                true => executed.rows_read += rows,
-                false => executed.rows_written += rows,
-            }
-            executed.statements.push(StatementReport {
-                label: statement.label.clone(),
-                rows,
-                duration_ms: duration.as_secs_f64() * 1000.0,
-            });
+            executed.count(statement, rows);
+            executed.ended(statement, rows, duration);
         }
         Ok(())
     }
 
     /// Says that a statement is at work.
     fn started(&self, at: usize) {
-        let statement = &self.plan.statements[at];
-        self.context.event(&Event::StatementStarted {
-            step: &self.place.id,
-            label: &statement.label,
-            number: at + 1,
-            count: self.plan.statements.len(),
-        });
-        tracing::debug!(step = %self.place.id, label = %statement.label, sql = %statement.sql, "statement");
+        started(self.context, &self.place, &self.plan.statements, at);
     }
 
     fn statement_place(&self, at: usize) -> StepPlace {
@@ -270,22 +284,14 @@ impl Execution<'_> {
         let params = convert::params(&statement.params);
         let failed = |source: WarehouseError| RunError::new(Problem::Statement { source });
         if let Some(name) = &statement.measure {
-            let limits = AnswerLimits {
-                rows: 1,
-                bytes: 1 << 16,
-            };
-            let asking = self.session.ask(&statement.sql, &params, &limits);
+            let asking = self.session.ask(&statement.sql, &params, &MEASURE_LIMITS);
             let answer = self
                 .context
                 .interrupts
                 .guard(self.session, asking)
                 .await?
                 .map_err(failed)?;
-            let value = answer
-                .fields
-                .first()
-                .and_then(|field| answer.int64(0, &field.name));
-            *executed.measures.entry(name.clone()).or_default() += value.unwrap_or(0);
+            executed.measured(name, &answer);
             executed.rows_read += u64::from(answer.rows);
             return Ok(answer.rows.into());
         }
@@ -297,10 +303,7 @@ impl Execution<'_> {
             .guard(self.session, running)
             .await?
             .map_err(failed)?;
-        match statement.writes.is_empty() {
-            true => executed.rows_read += rows,
-            false => executed.rows_written += rows,
-        }
+        executed.count(statement, rows);
         Ok(rows)
     }
 
@@ -390,4 +393,21 @@ impl Execution<'_> {
         }
         context.journal.is_committed(&session, pass).await
     }
+}
+
+/// Says that a statement of a plan is at work.
+pub(crate) fn started(
+    context: &Context<'_>,
+    place: &StepPlace,
+    statements: &[Statement],
+    at: usize,
+) {
+    let Statement { label, sql, .. } = &statements[at];
+    context.event(&Event::StatementStarted {
+        step: &place.id,
+        label,
+        number: at + 1,
+        count: statements.len(),
+    });
+    tracing::debug!(step = %place.id, %label, %sql, "statement");
 }

@@ -56,13 +56,7 @@ pub(crate) async fn resume(
     components: &BTreeMap<usize, Component>,
     from: &str,
 ) -> Result<Resumed, RunError> {
-    let refuse = |refusal: Refusal| {
-        RunError::new(Problem::CannotContinue {
-            from: from.to_owned(),
-            why: refusal.why,
-            help: refusal.help,
-        })
-    };
+    let refuse = |refusal: Refusal| refusal.into_error(from);
     let index = position(workflow, from).map_err(refuse)?;
     let left = Left::read(control, workflow).await?.ok_or_else(|| {
         refuse(Refusal::whole(format!(
@@ -103,11 +97,7 @@ pub(crate) async fn still(
         Ok(_) => in_between(),
         Err(refusal) => refusal,
     };
-    Err(RunError::new(Problem::CannotContinue {
-        from: before.from.clone(),
-        why: refusal.why,
-        help: refusal.help,
-    }))
+    Err(refusal.into_error(&before.from))
 }
 
 /// Returns the step at which a run that failed in `failed` could go on; none if it could not. `done` says which steps of
@@ -188,6 +178,15 @@ impl Refusal {
             earlier: Some(earlier),
             ..Self::whole(why)
         }
+    }
+
+    /// The error of a run that was to go on `from` a step.
+    fn into_error(self, from: &str) -> RunError {
+        RunError::new(Problem::CannotContinue {
+            from: from.to_owned(),
+            why: self.why,
+            help: self.help,
+        })
     }
 }
 

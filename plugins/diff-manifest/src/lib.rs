@@ -360,18 +360,21 @@ export_planner! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use stepwell_sdk::Answer;
     use stepwell_sdk::request::Replay;
     use stepwell_sdk::testing::{Conversation, beside, bools, ints, rows};
 
+    /// The answer to a question for a table's columns: their names and types.
+    fn columns(list: &[(&str, &str)]) -> Answer {
+        let values: Vec<[Option<&str>; 4]> = list
+            .iter()
+            .map(|&(name, ty)| [Some(name), Some(ty), None, Some("r")])
+            .collect();
+        let values: Vec<&[Option<&str>]> = values.iter().map(|row| &row[..]).collect();
+        rows(&["name", "type", "type_oid", "kind"], &values)
+    }
+
     fn conversation(method: &str, with: &str) -> Conversation<With> {
-        let columns = |list: &[(&str, &str)]| {
-            let values: Vec<[Option<&str>; 4]> = list
-                .iter()
-                .map(|&(name, ty)| [Some(name), Some(ty), None, Some("r")])
-                .collect();
-            let values: Vec<&[Option<&str>]> = values.iter().map(|row| &row[..]).collect();
-            rows(&["name", "type", "type_oid", "kind"], &values)
-        };
         let timestamp = "timestamp without time zone";
         Conversation::new(plan, with)
             .answer("type of a batch", rows(&["batch"], &[]))
@@ -933,14 +936,6 @@ mod tests {
     #[test]
     fn settle_says_what_it_cannot_go_by() {
         let conversation = |with: &str, kind: &str| {
-            let columns = |list: &[(&str, &str)]| {
-                let values: Vec<[Option<&str>; 4]> = list
-                    .iter()
-                    .map(|&(name, ty)| [Some(name), Some(ty), None, Some("r")])
-                    .collect();
-                let values: Vec<&[Option<&str>]> = values.iter().map(|row| &row[..]).collect();
-                rows(&["name", "type", "type_oid", "kind"], &values)
-            };
             let (plan, _) = conversation("btree", with)
                 .answer_first("columns of derived.manifest", columns(&[("batch", kind)]))
                 .answer("type of loaded-at", rows(&["loaded"], &[]))

@@ -14,12 +14,10 @@ use stepwell_warehouse::{Access, AnswerLimits, DescribedColumn, Identity, Param,
 use super::Confined;
 use crate::convert;
 use crate::error::{Problem, RunError, StepPlace};
-use crate::execute::Executed;
+use crate::execute::{Executed, MEASURE_LIMITS, started};
 use crate::lease::Durability;
-use crate::observe::Event;
 use crate::policy::Checked;
 use crate::policy::forms::{Form, form};
-use crate::report::StatementReport;
 use crate::run::Context;
 
 /// A third party's plan on its way.
@@ -40,23 +38,12 @@ impl ConfinedExecution<'_> {
         let mut open = None;
         let count = self.plan.statements.len();
         for (at, statement) in self.plan.statements.iter().enumerate() {
-            let number = at + 1;
-            self.context.event(&Event::StatementStarted {
-                step: &self.place.id,
-                label: &statement.label,
-                number,
-                count,
-            });
-            tracing::debug!(step = %self.place.id, label = %statement.label, sql = %statement.sql, "statement");
+            started(self.context, &self.place, &self.plan.statements, at);
             let begun = Instant::now();
             let rows = self.statement(statement, &mut open, &mut executed).await;
-            let place = || self.place.of_statement(statement, number, count);
+            let place = || self.place.of_statement(statement, at + 1, count);
             let rows = rows.map_err(|error| error.at(place()))?;
-            executed.statements.push(StatementReport {
-                label: statement.label.clone(),
-                rows,
-                duration_ms: begun.elapsed().as_secs_f64() * 1000.0,
-            });
+            executed.ended(statement, rows, begun.elapsed());
         }
         if let Some(identity) = open {
             let committed = self.commit(&identity).await;
@@ -91,14 +78,9 @@ impl ConfinedExecution<'_> {
                 }
                 let rows = match &statement.measure {
                     Some(name) => {
-                        let limits = AnswerLimits {
-                            rows: 1,
-                            bytes: 1 << 16,
-                        };
-                        let answer = self.confined.ask(sql, &params, &limits, interrupts).await?;
-                        let first = answer.fields.first();
-                        let value = first.and_then(|field| answer.int64(0, &field.name));
-                        *executed.measures.entry(name.clone()).or_default() += value.unwrap_or(0);
+                        let asking = self.confined.ask(sql, &params, &MEASURE_LIMITS, interrupts);
+                        let answer = asking.await?;
+                        executed.measured(name, &answer);
                         answer.rows.into()
                     }
                     None => self.confined.execute(sql, &params, interrupts).await?,
