@@ -27,8 +27,10 @@ fn main() {
         "Cargo.lock",
         "Cargo.toml",
     ] {
-        // Relative, so that a checkout elsewhere that shares the target directory looks at its own files.
+        // Relative, so that a checkout elsewhere that shares the target directory looks at its own files; and where they
+        // were, so that it does not take those of one that is gone.
         println!("cargo::rerun-if-changed=../../{watched}");
+        println!("cargo::rerun-if-changed={}", root.join(watched).display());
     }
     let steps = steps(&root.join("plugins"));
     ensure_target();

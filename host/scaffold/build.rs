@@ -19,8 +19,10 @@ fn main() {
         .canonicalize()
         .expect("the workspace lies above this crate");
     for watched in ["sdk", "Cargo.lock", "Cargo.toml"] {
-        // Relative, so that a checkout elsewhere that shares the target directory looks at its own files.
+        // Relative, so that a checkout elsewhere that shares the target directory looks at its own files; and where they
+        // were, so that it does not take those of one that is gone.
         println!("cargo::rerun-if-changed=../../{watched}");
+        println!("cargo::rerun-if-changed={}", root.join(watched).display());
     }
     let sdk = root.join("sdk");
     let mut source = String::new();
