@@ -133,7 +133,9 @@ def published(run, settings):
     relation = run.relations.get(settings.ids)
     try:
         ids = json.loads(relation.about)
-        if ids["key"] and not ids["contexts"]:
+        # Where the manifest has no rows of old batches, these two stand together.
+        ids |= ids.get("processed", {})
+        if ids["key"] and ids["batches"] and not ids["contexts"]:
             return ids
     except (AttributeError, KeyError, TypeError, ValueError):
         pass
@@ -210,8 +212,11 @@ def events(run, settings, ids):
         yield f"WHERE {pending}"
     else:
         manifest = run.relations["manifest"].table
+        processed = f"e.batch IN (SELECT batch FROM {manifest} WHERE playbook = {literal(run.playbook)})"
         yield f"WHERE ({pending}"
-        yield f"  OR e.batch IN (SELECT batch FROM {manifest} WHERE playbook = {literal(run.playbook)}))"
+        if "folded" in ids:
+            yield f"  OR e.batch < {literal(ids['folded'])}"
+        yield f"  OR {processed})"
 
 
 def indented(lines):

@@ -67,6 +67,11 @@ class Golden(unittest.TestCase):
     def test_later_run(self):
         self.check("later.postgres.sql", plan(run()))
 
+    def test_manifest_without_rows_of_old_batches(self):
+        published = {name: value for name, value in IDS.items() if name != "batches"}
+        published["processed"] = {"batches": "batches", "folded": "2026-01-01 00:00:00"}
+        self.check("folded.postgres.sql", plan(run(published)))
+
     def test_first_run(self):
         self.check("first.redshift.sql", plan(run(IDS | {"all": True}, dialect="redshift")))
 

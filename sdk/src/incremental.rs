@@ -6,6 +6,7 @@
 
 mod dedupe;
 mod event_rows;
+mod folded;
 mod needed;
 mod stretches;
 
@@ -21,6 +22,7 @@ use crate::sql::{Ident, Literal, Sql, TableName, join};
 
 pub use dedupe::{Counted, Dedupe};
 pub use event_rows::EventRows;
+pub use folded::{Folded, Rest};
 pub use needed::{Needed, whole_row};
 pub use stretches::Stretches;
 
@@ -32,7 +34,11 @@ pub const SPLIT_COLUMNS: [&str; 2] = ["until", "again"];
 
 /// What is known about the table of pending batches. Its columns: `batch`, `events`, `first_time`, `last_time`,
 /// `events_before` (NULL unless the batch was processed before and has changed since).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    into = "folded::BatchesAsPublished",
+    try_from = "folded::BatchesAsPublished"
+)]
 pub struct Batches {
     /// Number of pending batches.
     pub batches: u64,
@@ -48,14 +54,13 @@ pub struct Batches {
     pub events_without_batch: u64,
     /// Whether more batches are pending than one run takes. The host then runs the workflow again, for as long as the
     /// gate step publishes this.
-    #[serde(default)]
     pub more: bool,
     /// Whether the playbook has processed nothing before, or starts anew: the pending batches are then all that counts.
-    #[serde(default)]
     pub from_nothing: bool,
     /// How many batches are pending in all, where the gate step knows: for a run in slices to say how far it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backlog: Option<u64>,
+    /// Processed batches that have no row of their own in the manifest, or will have none once this run is committed.
+    pub folded: Option<Folded>,
 }
 
 /// Most pending events of a run whose scratch tables count as small. Of each event a few hundred bytes get there, and the
@@ -89,6 +94,7 @@ impl Batches {
 /// What is known about a table of ids. Its columns: those of the key, `since` (the time from which the id's events must
 /// be read, included) and `events` (how many of them are in pending batches).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "folded::IdsAsPublished", try_from = "folded::IdsAsPublished")]
 pub struct Ids {
     /// The key's columns with their expressions over events and contexts.
     pub key: Vec<KeyColumn>,
@@ -100,20 +106,19 @@ pub struct Ids {
     pub contexts: Vec<String>,
     /// Whether these are all ids that there are, since nothing was processed before. Their events are then those of the
     /// pending batches, and need not be looked up id by id.
-    #[serde(default)]
     pub all: bool,
     /// Whether an index finds the events of an id, and no others.
-    #[serde(default)]
     pub indexed: bool,
     /// Whether the table also has `until`, the time of the last event that an id's derived row was computed from, and
     /// `again`, that of its first pending one: it has no event between the two. Without `until` it has events from `since`
     /// on, without `again` it has no pending one.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub split: bool,
     /// Whether derived rows of ids whose events lie too far apart stay as they are. In a verification such ids have
     /// negative `events`.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub frozen: bool,
+    /// The batch, in its text form, before which all count as processed, though the manifest has no rows of them; none
+    /// where every processed batch has its row.
+    pub folded: Option<String>,
 }
 
 /// One column of a key.
@@ -220,7 +225,7 @@ impl Ids {
                 "e.stepwell_batch IN (SELECT batch FROM {batches})",
                 batches = batches
             ),
-            false => is_processed(run, &batches)?.indented(2),
+            false => is_processed(run, &batches, self.folded.as_deref())?.indented(2),
         };
         // An event without a time belongs to no batch.
         let timed = sql!("e.{time} IS NOT NULL", time = Ident(&source.time));
@@ -295,27 +300,39 @@ impl Ids {
     }
 }
 
-/// Returns the condition that event `e` of [`keyed_events`] belongs to a pending or a processed batch.
+/// Returns the condition that event `e` of [`keyed_events`] belongs to a pending or a processed batch. `folded` is what
+/// [`Ids::folded`] or [`Folded::before`] says.
 ///
-/// The two halves are joined by OR, so that the condition can only filter what the keys have found.
+/// The parts are joined by OR, so that the condition can only filter what the keys have found.
 /// As one IN over a UNION it could also lead: where the manifest has no statistics yet, Postgres
 /// would read all events batch by batch.
 ///
 /// # Errors
 ///
 /// [`Failure`] if the host did not name the manifest.
-pub fn is_processed(run: &Run, batches: &TableName) -> Result<Sql, Failure> {
+pub fn is_processed(run: &Run, batches: &TableName, folded: Option<&str>) -> Result<Sql, Failure> {
     if run.full_refresh() {
         return Ok(sql!(
             "e.stepwell_batch IN (SELECT batch FROM {batches})",
             batches = batches
         ));
     }
+    // Written out, so that it holds before the commit step folds these batches and after it.
+    let folded = folded.map_or_else(
+        || sql!(""),
+        |before| {
+            sql!(
+                "\n  OR e.stepwell_batch < {before}",
+                before = Literal(before)
+            )
+        },
+    );
     Ok(sql!(
-        "(e.stepwell_batch IN (SELECT batch FROM {batches})\n  OR e.stepwell_batch IN (SELECT batch FROM {manifest} WHERE playbook = {playbook}))",
+        "(e.stepwell_batch IN (SELECT batch FROM {batches})\n  OR e.stepwell_batch IN (SELECT batch FROM {manifest} WHERE playbook = {playbook}){folded})",
         batches = batches,
         manifest = run.manifest()?,
         playbook = Literal(run.playbook()),
+        folded = folded.indented(2),
     ))
 }
 

@@ -14,7 +14,7 @@ use crate::examples;
 use crate::harness::{Db, components, parse, read, stream, workflow};
 use crate::program::{Program, read_with_url};
 
-async fn verify(
+pub async fn verify(
     db: &Db,
     workflow: &Workflow,
     what: &VerifyOptions,
@@ -24,14 +24,14 @@ async fn verify(
     stepwell_runner::verify(workflow, &components(), &options, what, &Unobserved, stop).await
 }
 
-fn everything() -> VerifyOptions {
+pub fn everything() -> VerifyOptions {
     VerifyOptions {
         limit: 20,
         ..VerifyOptions::default()
     }
 }
 
-async fn replay(db: &Db, workflow: &Workflow, replay: Replay) -> Result<RunReport, RunError> {
+pub async fn replay(db: &Db, workflow: &Workflow, replay: Replay) -> Result<RunReport, RunError> {
     let options = RunOptions {
         replay: Some(replay),
         ..RunOptions::default()
@@ -40,7 +40,7 @@ async fn replay(db: &Db, workflow: &Workflow, replay: Replay) -> Result<RunRepor
 }
 
 /// Lands page views: batch, time, session and visitor of each.
-async fn land(db: &Db, events: &[(&str, &str, &str, &str)]) {
+pub async fn land(db: &Db, events: &[(&str, &str, &str, &str)]) {
     let rows = events.iter().map(|(batch, time, session, visitor)| {
         format!("('{batch}', '{time}', '{time}', gen_random_uuid()::text, 'page_view', '{session}', '{visitor}', '', '')")
     });

@@ -51,6 +51,8 @@ pub struct Drill {
     pub db: Db,
     /// The workflow's file in the repository.
     pub workflow: &'static str,
+    /// What stands in its text, and what is to stand there instead.
+    pub edits: &'static [(&'static str, &'static str)],
     /// Its derived table, and the columns of the key there.
     pub table: &'static str,
     pub key: &'static str,
@@ -127,6 +129,10 @@ impl Drill {
         let proxy = Proxy::new(&self.db.socket_directory());
         let program = Program::new(&self.db);
         let text = crate::harness::read(self.workflow);
+        let text = self.edits.iter().fold(text, |text, (from, to)| {
+            assert!(text.contains(from), "no {from} in {}", self.workflow);
+            text.replace(from, to)
+        });
         let url = self.db.url_by(proxy.directory());
         let file = program.file(
             self.workflow,
@@ -530,7 +536,8 @@ impl Looks {
             "SELECT count(*) - count(DISTINCT ({key})) || ' keys doubled, ' || count(*) || ' rows '
                || coalesce(md5(string_agg(t::text, E'\\n' ORDER BY t::text)), '')
                || (SELECT ', ' || count(*) || ' batches '
-                   || coalesce(md5(string_agg((m.batch, m.events, m.first_time, m.last_time)::text, E'\\n' ORDER BY m.batch)), '')
+                   || coalesce(md5(string_agg((m.batch, m.events, m.first_time, m.last_time,
+                     m.before_batches, m.before_events, m.before_first_time, m.before_last_time)::text, E'\\n' ORDER BY m.batch)), '')
                    FROM derived.manifest AS m) AS state
              FROM {table} AS t"
         );

@@ -79,6 +79,7 @@ pub fn on_sessions(db: Db) -> Drill {
     Drill {
         db,
         workflow: "sessions.yaml",
+        edits: &[],
         table: "derived.sessions",
         key: "session_id",
         args: &[],
@@ -101,6 +102,21 @@ async fn an_incremental_pass_survives_every_fault() {
     let db = landed("sessions.yaml", 61, 14).await;
     Drill {
         faults,
+        ..on_sessions(db)
+    }
+    .run()
+    .await;
+}
+
+/// A pass that folds the manifest's rows of old batches. Their sums are of what readers see.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_that_folds_rows_survives_every_fault() {
+    let db = landed("sessions.yaml", 68, 14).await;
+    Drill {
+        edits: &[
+            ("lookback: 7 days", "lookback: 1 day"),
+            ("into: batches }", "into: batches, retain: 1 day }"),
+        ],
         ..on_sessions(db)
     }
     .run()

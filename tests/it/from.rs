@@ -486,6 +486,8 @@ async fn tables_of_the_version_before_are_brought_up_to_date() {
            DROP CONSTRAINT steps_state_check,
            ADD CONSTRAINT steps_state_check CHECK (state IN ('done', 'failed', 'skipped'));
          ALTER TABLE stepwell.runs DROP COLUMN workflow_digest;
+         ALTER TABLE derived.manifest DROP COLUMN before_batches, DROP COLUMN before_events, DROP COLUMN before_first_time,
+           DROP COLUMN before_last_time;
          UPDATE stepwell.version SET version = 3 WHERE version = (SELECT max(version) FROM stepwell.version)",
     )
     .await;

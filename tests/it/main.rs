@@ -20,6 +20,7 @@ mod python;
 mod real;
 mod reducers;
 mod refresh;
+mod retain;
 mod run;
 mod strangers;
 mod workflows;

@@ -233,6 +233,16 @@ pub enum Problem {
         /// The version that this build works with.
         expected: i64,
     },
+    /// Batches cannot be forgotten, since one row of the manifest stands for many.
+    #[error(
+        "batch {batch} and those before it cannot be forgotten: its row stands for {batches} batches without a row of their own"
+    )]
+    Folded {
+        /// The batch whose row it is.
+        batch: String,
+        /// How many batches have none.
+        batches: u64,
+    },
     /// The last run did not leave what a run needs to go on at a step.
     #[error("cannot go on from step \"{from}\": {why}")]
     CannotContinue {
@@ -323,6 +333,7 @@ impl RunError {
             Problem::Plugin { .. }
             | Problem::Load { .. }
             | Problem::Refused(_)
+            | Problem::Folded { .. }
             | Problem::OutOfTime { .. } => Failure::Step,
         }
     }
@@ -361,6 +372,11 @@ impl RunError {
                 heartbeat_age.as_secs()
             )),
             Problem::CannotContinue { help, .. } => Some(help.clone()),
+            Problem::Folded { .. } => Some(
+                "`stepwell manifest replay` processes them again, as they are in the source now; `stepwell run --full-refresh` \
+                 computes everything again and gives each batch a row."
+                    .into(),
+            ),
             Problem::LeaseLost { .. } => {
                 Some("Another run took over, since this one gave no sign of life; that one does the work.".into())
             }

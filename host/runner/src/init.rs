@@ -12,8 +12,12 @@ use crate::run::RunOptions;
 /// Version of the tables that this build works with. Raised with every change to them; [`init`] brings older ones up.
 ///
 /// 2: `leases.expiry`, `retries`. 3: `runs.command`, `runs.request`. 4: `runs.workflow_digest`, `steps.settings_digest`,
-/// `steps.facts`, `steps.tables`, and steps that were `reused`.
-pub(crate) const VERSION: i64 = 4;
+/// `steps.facts`, `steps.tables`, and steps that were `reused`. 5: `before_batches` and its companions in each manifest.
+pub(crate) const VERSION: i64 = 5;
+
+/// The version from which on a manifest has `before_batches`. A manifest of a playbook's own may be older than the tables
+/// of the host, which are the same for all.
+const FOLDING_VERSION: i64 = 5;
 
 /// What [`init`] did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -162,9 +166,11 @@ fn playbook_tables(workflow: &Workflow, batch_type: Option<&str>) -> String {
     if let Some(batch_type) = batch_type {
         let table = &workflow.manifest;
         let index = TableName::new(table.schema(), format!("{}_last_time", table.name()));
+        let folded = TableName::new(table.schema(), format!("{}_folded", table.name()));
         ddl += &format!(
             "
--- The batches that playbooks have processed: run_id is the last run that did, processed_at the time of the first.
+-- The batches that playbooks have processed: run_id is the last run that did, processed_at the time of the first. Where
+-- before_batches is set, all batches before this one are processed; those without a row of their own are so many.
 CREATE TABLE IF NOT EXISTS {table} (
   playbook text NOT NULL,
   batch {batch_type} NOT NULL,
@@ -173,16 +179,33 @@ CREATE TABLE IF NOT EXISTS {table} (
   last_time timestamptz,
   run_id text NOT NULL,
   processed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  before_batches bigint,
+  before_events bigint,
+  before_first_time timestamptz,
+  before_last_time timestamptz,
   PRIMARY KEY (playbook, batch)
 );
 DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute
+    WHERE attrelid = {manifest}::regclass AND attname = 'before_batches' AND NOT attisdropped)
+  THEN
+    ALTER TABLE {table}
+      ADD COLUMN before_batches bigint, ADD COLUMN before_events bigint,
+      ADD COLUMN before_first_time timestamptz, ADD COLUMN before_last_time timestamptz;
+  END IF;
   IF to_regclass({literal}) IS NULL THEN
     CREATE INDEX {name} ON {table} (playbook, last_time);
   END IF;
+  IF to_regclass({folded_literal}) IS NULL THEN
+    CREATE INDEX {folded_name} ON {table} (playbook) WHERE before_batches IS NOT NULL;
+  END IF;
 END $$;
 ",
+            manifest = quote_literal(&table.to_string()),
             literal = quote_literal(&index.to_string()),
             name = quote_ident(index.name()),
+            folded_literal = quote_literal(&folded.to_string()),
+            folded_name = quote_ident(folded.name()),
         );
     }
     ddl
@@ -344,6 +367,21 @@ pub(crate) async fn missing(
         .collect())
 }
 
+/// Refuses to go on where one of the host's tables, the manifest among them, is not there, or the manifest is older than
+/// this build: for commands that write nothing, and so bring nothing up to date.
+pub(crate) async fn check(session: &Session, workflow: &Workflow) -> Result<(), RunError> {
+    if let Some(table) = missing(session, workflow).await?.into_iter().next() {
+        return Err(RunError::new(Problem::NotInitialised { table }));
+    }
+    match all_there(session, workflow).await?.unwrap_or(0) {
+        found if found < FOLDING_VERSION => Err(RunError::new(Problem::Version {
+            found,
+            expected: VERSION,
+        })),
+        _ => Ok(()),
+    }
+}
+
 /// Whether the warehouse is the host's own, so that it makes there what it needs.
 pub(crate) fn is_private(workflow: &Workflow, options: &RunOptions) -> bool {
     workflow.warehouse.url.is_none() || options.target.is_some()
@@ -375,14 +413,23 @@ pub(crate) async fn ensure(
     }
 }
 
-/// Returns the version of the host's tables if they and the manifest are there. One question, since every run asks it.
+/// Returns the version of the host's tables if they and the manifest are there; that of the manifest where it is older. One
+/// question, since every run asks it.
 async fn all_there(session: &Session, workflow: &Workflow) -> Result<Option<i64>, RunError> {
-    let sql = "SELECT max(version) AS version, to_regclass($1) IS NOT NULL AS manifest FROM stepwell.version";
+    let sql = "SELECT max(version) AS version, to_regclass($1) IS NOT NULL AS manifest,
+          EXISTS (SELECT FROM pg_catalog.pg_attribute
+            WHERE attrelid = to_regclass($1) AND attname = 'before_batches' AND NOT attisdropped) AS folds
+        FROM stepwell.version";
     let manifest = [Param::Text(workflow.manifest.to_string())];
     match session.ask_briefly(sql, &manifest).await {
         Ok(row) => {
-            let manifest = workflow.source.is_none() || row.boolean(0, "manifest") == Some(true);
-            Ok(row.int64(0, "version").filter(|_| manifest))
+            let there =
+                |name: &str| workflow.source.is_none() || row.boolean(0, name) == Some(true);
+            let version = row.int64(0, "version").filter(|_| there("manifest"));
+            Ok(version.map(|version| match there("folds") {
+                true => version,
+                false => version.min(FOLDING_VERSION - 1),
+            }))
         }
         Err(WarehouseError::Statement(error))
             if matches!(error.sqlstate.as_str(), "42P01" | "3F000") =>

@@ -46,7 +46,7 @@ pub use error::{Failure, Problem, RunError, StatementPlace, StepPlace, Warehouse
 pub use init::{InitReport, ddl, init};
 pub use lookback::{LookbackReport, lookback};
 pub use manifest::{
-    Batches, ForgetReport, Forgettable, ManifestQuery, ManifestRow, forget, forgettable,
+    Batches, Before, ForgetReport, Forgettable, ManifestQuery, ManifestRow, forget, forgettable,
     manifest_list,
 };
 pub use measures::Published;

@@ -121,9 +121,7 @@ pub async fn lookback(
         connect::session(workflow, &target, LOOKBACK),
         components.load(workflow, 0..workflow.steps.len())
     )?;
-    if let Some(table) = init::missing(&session, workflow).await?.into_iter().next() {
-        return Err(RunError::new(Problem::NotInitialised { table }));
-    }
+    init::check(&session, workflow).await?;
     let as_of_us = options.point_in_time().as_microsecond();
     let steps = Steps::new(workflow, loaded, options, LOOKBACK.to_owned(), as_of_us)
         .asking(Asked::Lookback);

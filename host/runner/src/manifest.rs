@@ -59,6 +59,22 @@ pub struct ManifestRow {
     pub run_id: String,
     /// When it was processed first, in text form, UTC: not changed by processing it again, by a full refresh neither.
     pub processed_at: String,
+    /// Set where the row stands for all batches before this one as well (`retain`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Before>,
+}
+
+/// Processed batches that have no row of their own: those before a batch, by their names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Before {
+    /// How many there are.
+    pub batches: i64,
+    /// Their events when they were processed.
+    pub events: i64,
+    /// Time of their first event, in text form, UTC.
+    pub first_time: Option<String>,
+    /// Time of their last event, in text form, UTC.
+    pub last_time: Option<String>,
 }
 
 /// Batches that can be taken out of the manifest, and what would come of it.
@@ -112,7 +128,7 @@ pub async fn manifest_list(
 ///
 /// # Errors
 ///
-/// As [`manifest_list`], and if there are more than 100,000 batches.
+/// As [`manifest_list`], and if there are more than 100,000 batches, or some of them have no row of their own.
 pub async fn forgettable(
     workflow: &Workflow,
     options: &RunOptions,
@@ -126,6 +142,9 @@ pub async fn forgettable(
         ))));
     }
     let names: Vec<String> = rows.iter().map(|row| row.batch.clone()).collect();
+    if *batches != Batches::All {
+        refuse_folded(&session, workflow, &names).await?;
+    }
     let unknown = match batches {
         Batches::Named(named) => unknown(&session, workflow, named).await?,
         _ => Vec::new(),
@@ -143,7 +162,8 @@ pub async fn forgettable(
 ///
 /// # Errors
 ///
-/// [`RunError`], after which the manifest is as it was; [`Problem::LeaseHeld`] while a run is alive.
+/// [`RunError`], after which the manifest is as it was; [`Problem::LeaseHeld`] while a run is alive; [`Problem::Refused`]
+/// where batches that have no row would stay, but not the row that stands for them.
 pub async fn forget(
     workflow: &Workflow,
     options: &RunOptions,
@@ -219,6 +239,9 @@ async fn delete(
     );
     let params = [playbook(workflow), list(batches)];
     let deleting = async {
+        if remaining(session, workflow, batches).await? > 0 {
+            refuse_folded(session, workflow, batches).await?;
+        }
         let row = session
             .ask(&sql, &params, &AnswerLimits::default())
             .await
@@ -249,9 +272,35 @@ async fn delete(
 async fn session(workflow: &Workflow, options: &RunOptions) -> Result<Session, RunError> {
     let target = connect::target(workflow, options).await?;
     let session = connect::session(workflow, &target, "manifest").await?;
-    match init::missing(&session, workflow).await?.into_iter().next() {
-        Some(table) => Err(RunError::new(Problem::NotInitialised { table })),
-        None => Ok(session),
+    init::check(&session, workflow).await?;
+    Ok(session)
+}
+
+/// Refuses batches up to the one whose row stands for all before it: without that row it would not be known any more that
+/// they are processed, and without one of theirs they would be processed all the same.
+async fn refuse_folded(
+    session: &Session,
+    workflow: &Workflow,
+    batches: &[String],
+) -> Result<(), RunError> {
+    let sql = format!(
+        "SELECT m.batch::text AS batch, m.before_batches AS before
+        FROM {} AS m
+        WHERE m.playbook = $1 AND m.before_batches IS NOT NULL AND m.batch >= ANY (CAST($2 AS {}[]))",
+        workflow.manifest,
+        batch_type(session, workflow).await?,
+    );
+    let params = [playbook(workflow), list(batches)];
+    let found = session
+        .ask(&sql, &params, &AnswerLimits::default())
+        .await
+        .map_err(reading(workflow))?;
+    match found.rows {
+        0 => Ok(()),
+        _ => Err(RunError::new(Problem::Folded {
+            batch: found.text(0, "batch").unwrap_or_default().to_owned(),
+            batches: found.int64(0, "before").unwrap_or(0).unsigned_abs(),
+        })),
     }
 }
 
@@ -267,24 +316,33 @@ async fn rows(
         Batches::Named(named) => {
             params.push(list(named));
             format!(
-                " AND m.batch = ANY (CAST($3 AS {}[]))",
-                batch_type(session, workflow).await?
+                " AND (m.batch = ANY (CAST($3 AS {kind}[]))
+                  OR m.before_batches IS NOT NULL AND m.batch > ANY (CAST($3 AS {kind}[])))",
+                kind = batch_type(session, workflow).await?
             )
         }
         Batches::Range { since, until } => {
-            let mut condition = String::new();
-            for (bound, compares) in [(since, "m.last_time >="), (until, "m.first_time <")] {
+            let (mut own, mut before) = (Vec::new(), vec!["m.before_batches > 0".to_owned()]);
+            let bounds = [(since, "last_time >="), (until, "first_time <")];
+            for (bound, compares) in bounds {
                 if let Some(bound) = bound {
                     params.push(Param::Text(bound.to_string()));
-                    condition += &format!(" AND {compares} CAST(${} AS timestamptz)", params.len());
+                    let bound = format!("CAST(${} AS timestamptz)", params.len());
+                    own.push(format!("m.{compares} {bound}"));
+                    before.push(format!("m.before_{compares} {bound}"));
                 }
             }
-            condition
+            let or_true = |list: Vec<String>| match list.is_empty() {
+                true => "true".to_owned(),
+                false => list.join(" AND "),
+            };
+            format!(" AND ({} OR {})", or_true(own), before.join(" AND "))
         }
     };
     let sql = format!(
         "SELECT m.batch::text AS batch, m.events, m.first_time::text AS first_time, m.last_time::text AS last_time, m.run_id,
-          m.processed_at::text AS processed_at
+          m.processed_at::text AS processed_at, m.before_batches, m.before_events,
+          m.before_first_time::text AS before_first_time, m.before_last_time::text AS before_last_time
         FROM {} AS m
         WHERE m.playbook = $1{condition}
         ORDER BY m.batch DESC
@@ -308,6 +366,12 @@ async fn rows(
             last_time: text(row, "last_time"),
             run_id: text(row, "run_id").unwrap_or_default(),
             processed_at: text(row, "processed_at").unwrap_or_default(),
+            before: rows.int64(row, "before_batches").map(|batches| Before {
+                batches,
+                events: rows.int64(row, "before_events").unwrap_or(0),
+                first_time: text(row, "before_first_time"),
+                last_time: text(row, "before_last_time"),
+            }),
         })
         .collect())
 }
@@ -341,17 +405,10 @@ async fn reach(
     options: &RunOptions,
     batches: &[String],
 ) -> Result<(u64, Vec<String>), RunError> {
+    let remaining = remaining(session, workflow, batches).await?;
     let kind = batch_type(session, workflow).await?;
     let chosen = format!("m.batch = ANY (CAST($2 AS {kind}[]))");
     let manifest = &workflow.manifest;
-    let sql =
-        format!("SELECT count(*) AS n FROM {manifest} AS m WHERE m.playbook = $1 AND NOT {chosen}");
-    let params = [playbook(workflow), list(batches)];
-    let counted = session
-        .ask(&sql, &params, &AnswerLimits::default())
-        .await
-        .map_err(reading(workflow))?;
-    let remaining = counted.int64(0, "n").unwrap_or(0).unsigned_abs();
     let lookback = workflow
         .source
         .as_ref()
@@ -384,6 +441,25 @@ async fn reach(
         Param::Text(kind),
     ];
     Ok((remaining, texts(session, workflow, &sql, &params).await?))
+}
+
+/// Returns how many rows stay.
+async fn remaining(
+    session: &Session,
+    workflow: &Workflow,
+    batches: &[String],
+) -> Result<u64, RunError> {
+    let sql = format!(
+        "SELECT count(*) AS n FROM {} AS m WHERE m.playbook = $1 AND NOT m.batch = ANY (CAST($2 AS {}[]))",
+        workflow.manifest,
+        batch_type(session, workflow).await?,
+    );
+    let params = [playbook(workflow), list(batches)];
+    let counted = session
+        .ask(&sql, &params, &AnswerLimits::default())
+        .await
+        .map_err(reading(workflow))?;
+    Ok(counted.int64(0, "n").unwrap_or(0).unsigned_abs())
 }
 
 async fn texts(

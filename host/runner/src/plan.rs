@@ -9,7 +9,7 @@ use crate::confined::Confined;
 use crate::connect;
 use crate::conversation::{Questions, Whom};
 use crate::convert;
-use crate::error::{Problem, RunError};
+use crate::error::RunError;
 use crate::init;
 use crate::policy::Checked;
 use crate::reduce::{self, Prepared};
@@ -39,9 +39,7 @@ pub async fn plan(
         connect::session(workflow, &target, "plan"),
         components.load(workflow, 0..workflow.steps.len())
     )?;
-    if let Some(table) = init::missing(&session, workflow).await?.into_iter().next() {
-        return Err(RunError::new(Problem::NotInitialised { table }));
-    }
+    init::check(&session, workflow).await?;
     let private = init::is_private(workflow, options);
     let logins = Box::pin(roles::ready(
         &session,

@@ -131,9 +131,7 @@ pub async fn verify(
         connect::session(workflow, &target, "verify"),
         components.load(workflow, 0..workflow.steps.len())
     )?;
-    if let Some(table) = init::missing(&session, workflow).await?.into_iter().next() {
-        return Err(RunError::new(Problem::NotInitialised { table }));
-    }
+    init::check(&session, workflow).await?;
     let as_of_us = options.point_in_time().as_microsecond();
     let verification = Verification {
         steps: Steps::new(workflow, loaded, options, run_id, as_of_us)

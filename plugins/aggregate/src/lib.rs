@@ -487,6 +487,7 @@ mod tests {
                 more: false,
                 from_nothing,
                 backlog: None,
+                folded: None,
             };
             let (plan, _) = conversation(&[("session_id", "domain_sessionid")], &[], &with)
                 .about("batches", &pending)

@@ -195,6 +195,7 @@ fn about(
         frozen: with
             .runaway
             .is_some_and(|runaway| runaway.then == Then::Freeze),
+        folded: pending.folded.as_ref().map(|folded| folded.before.clone()),
     })
 }
 
@@ -488,7 +489,8 @@ impl Collect<'_> {
             value = Ident(&value),
             rows = rows.indented(12),
             present = join(present, " AND "),
-            processed = is_processed(run, &run.scratch(&about.batches))?.indented(14),
+            processed = is_processed(run, &run.scratch(&about.batches), about.folded.as_deref())?
+                .indented(14),
             into = into,
             same = join(same, " AND "),
             groups = groups(about.key.len()),
@@ -735,6 +737,7 @@ mod tests {
             more: false,
             from_nothing: derived.is_empty(),
             backlog: None,
+            folded: None,
         };
         Conversation::new(plan, with)
             .about("batches", &batches)

@@ -32,6 +32,11 @@ SELECT EXISTS (
   WHERE NOT EXISTS (SELECT FROM scratch.sessions__ids AS ids WHERE rows.session_id = ids.session_id)
 ) AS strays;
 
+-- question: batches without a row of their own
+SELECT batch::text AS batch, processed_at::text AS processed_at
+FROM derived.manifest
+WHERE playbook = 'sessions' AND before_batches IS NOT NULL;
+
 -- statement: delete old rows of derived.sessions
 --   reads scratch.sessions__ids
 --   writes derived.sessions

@@ -12,17 +12,20 @@
 //! the new ones. DELETE and INSERT rather than ALTER TABLE APPEND or TRUNCATE, since both of those commit by themselves
 //! on Redshift. On the first run the table is made as its scratch table is; readers' grants are then still to be given.
 //!
+//! Where `diff-manifest` says so (its `retain`), rows of old batches are folded into one in the same transaction.
+//!
 //! What it does not do: change a derived table's columns unless `on-schema-change` says so.
 
 mod columns;
 mod verify;
 
 use stepwell_sdk::catalog::{self, ColumnInfo};
-use stepwell_sdk::incremental::{Batches, Ids};
+use stepwell_sdk::incremental::{Batches, Folded, Ids};
 use stepwell_sdk::planner::{Ask, Dialect, Plan, Run, Statement, Stop, question};
+use stepwell_sdk::rows::Rows;
 use stepwell_sdk::settings::{DerivedTable, ScratchInput};
 use stepwell_sdk::sql::{Ident, Literal, Sql, TableName, idents, join};
-use stepwell_sdk::{Failure, Settings, export_planner, scratch, sql};
+use stepwell_sdk::{Failure, Question, Settings, export_planner, scratch, sql};
 
 use columns::Difference;
 
@@ -115,7 +118,15 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             }
         };
     }
-    let plan = plan.run_all(note_batches(run, &run.scratch(with.manifest.alias()))?);
+    let standing = match run.full_refresh() {
+        true => Standing::read(ask.one(standing(run)?)?),
+        false => None,
+    };
+    let batches = run.scratch(with.manifest.alias());
+    let mut plan = plan.run_all(note_batches(run, &batches, standing.as_ref())?);
+    if let Some(folded) = &pending.folded {
+        plan = plan.run_all(fold(run, folded)?);
+    }
     // Later runs join the manifest, and autovacuum comes round too late for the next one.
     Ok(match pending.from_nothing {
         true => plan.run(scratch::analyze(&run.manifest()?)),
@@ -327,9 +338,46 @@ impl Swap<'_> {
     }
 }
 
+/// A row of the manifest that stands for all batches before its own.
+struct Standing {
+    batch: String,
+    /// When its batch was processed first; nobody knows better of the others.
+    processed_at: String,
+}
+
+impl Standing {
+    fn read(rows: Rows<'_>) -> Option<Self> {
+        let row = rows.first()?;
+        Some(Self {
+            batch: row.text("batch")?.to_owned(),
+            processed_at: row.text("processed_at")?.to_owned(),
+        })
+    }
+}
+
+/// Asks for the row that stands for all batches before its own.
+fn standing(run: &Run) -> Result<Question, Failure> {
+    let select = sql!(
+        "SELECT batch::text AS batch, processed_at::text AS processed_at\nFROM {manifest}\nWHERE playbook = {playbook} AND before_batches IS NOT NULL",
+        manifest = run.manifest()?,
+        playbook = Literal(run.playbook()),
+    );
+    Ok(question(
+        "batches without a row of their own",
+        select,
+        vec![],
+    ))
+}
+
 /// Notes the pending batches as processed. One that was processed before keeps the time at which it first was: how late
 /// it came (`stepwell lookback`) does not change by being processed again.
-fn note_batches(run: &Run, batches: &TableName) -> Result<Vec<Statement>, Failure> {
+///
+/// A full refresh gives each batch a row of its own, those too that had none: `standing`.
+fn note_batches(
+    run: &Run,
+    batches: &TableName,
+    standing: Option<&Standing>,
+) -> Result<Vec<Statement>, Failure> {
     let manifest = run.manifest()?;
     let playbook = Literal(run.playbook());
     let same = [
@@ -362,23 +410,111 @@ fn note_batches(run: &Run, batches: &TableName) -> Result<Vec<Statement>, Failur
             (known, sql!("batches.events_before IS NULL"))
         }
     };
+    let alone = match standing {
+        None => sql!(""),
+        Some(_) => sql!(
+            ",\n  before_batches = NULL, before_events = NULL, before_first_time = NULL, before_last_time = NULL"
+        ),
+    };
     let renew = sql!(
-        "UPDATE {manifest} AS m\nSET events = batches.events, first_time = batches.first_time, last_time = batches.last_time, run_id = {run}\nFROM {batches} AS batches\nWHERE {known}",
+        "UPDATE {manifest} AS m\nSET events = batches.events, first_time = batches.first_time, last_time = batches.last_time, run_id = {run}{alone}\nFROM {batches} AS batches\nWHERE {known}",
         manifest = manifest,
         run = Literal(run.id()),
+        alone = alone.indented(2),
         batches = batches,
         known = known,
     );
+    let (column, value) = match standing {
+        None => (sql!(""), sql!("")),
+        Some(standing) => (
+            sql!(", processed_at"),
+            sql!(
+                ",\n  CASE WHEN batch < {batch} THEN CAST({processed_at} AS timestamptz) ELSE clock_timestamp() END",
+                batch = Literal(&standing.batch),
+                processed_at = Literal(&standing.processed_at),
+            ),
+        ),
+    };
     let note = sql!(
-        "INSERT INTO {manifest} (playbook, batch, events, first_time, last_time, run_id)\nSELECT {playbook}, batch, events, first_time, last_time, {run}\nFROM {batches} AS batches\nWHERE {new}",
+        "INSERT INTO {manifest} (playbook, batch, events, first_time, last_time, run_id{column})\nSELECT {playbook}, batch, events, first_time, last_time, {run}{value}\nFROM {batches} AS batches\nWHERE {new}",
         manifest = manifest,
+        column = column,
         playbook = playbook,
         run = Literal(run.id()),
+        value = value.indented(2),
         batches = batches,
         new = new,
     );
     statements.push(statement("note batches processed again", renew));
     statements.push(statement("note batches as processed", note));
+    Ok(statements)
+}
+
+/// Lets the row of one batch stand for all before it, and takes the rows of old ones among those out; or corrects what that
+/// row says of the others, where they were counted again.
+fn fold(run: &Run, folded: &Folded) -> Result<Vec<Statement>, Failure> {
+    let manifest = run.manifest()?;
+    let (playbook, before) = (Literal(run.playbook()), Literal(&folded.before));
+    let statement = |label: &str, sql: Sql| {
+        Statement::new(label, sql)
+            .reads(&manifest)
+            .writes(&manifest)
+    };
+    let mut statements = Vec::new();
+    if let Some(rest) = &folded.rest {
+        let correct = sql!(
+            "UPDATE {manifest}\nSET before_batches = {batches}, before_events = {events}\nWHERE playbook = {playbook} AND batch = {before} AND before_batches IS NOT NULL",
+            manifest = manifest,
+            batches = rest.batches,
+            events = rest.events,
+            playbook = playbook,
+            before = before,
+        );
+        statements.push(statement(
+            "correct what batches without a row have",
+            correct,
+        ));
+    }
+    if let Some(older_than) = &folded.older_than {
+        let old = sql!(
+            "playbook = {playbook} AND batch < {before} AND last_time < {older_than}",
+            playbook = playbook,
+            before = before,
+            older_than = Literal(older_than),
+        );
+        let stand = sql!(
+            "UPDATE {manifest} AS m
+            SET before_batches = old.batches, before_events = old.events, before_first_time = old.first_time,
+              before_last_time = old.last_time
+            FROM (
+              SELECT sum(1 + coalesce(before_batches, 0))::bigint AS batches,
+                sum(events + coalesce(before_events, 0))::bigint AS events,
+                min(least(first_time, before_first_time)) AS first_time, max(greatest(last_time, before_last_time)) AS last_time
+              FROM {manifest}
+              WHERE {old}
+            ) AS old
+            WHERE m.playbook = {playbook} AND m.batch = {before} AND old.batches > 0",
+            manifest = manifest,
+            old = old,
+            playbook = playbook,
+            before = before,
+        );
+        // Not without the row that stands for them.
+        let take_out = sql!(
+            "DELETE FROM {manifest}
+            WHERE {old}
+              AND EXISTS (
+                SELECT FROM {manifest} AS m
+                WHERE m.playbook = {playbook} AND m.batch = {before} AND m.before_batches IS NOT NULL
+              )",
+            manifest = manifest,
+            old = old,
+            playbook = playbook,
+            before = before,
+        );
+        statements.push(statement("let one row stand for old batches", stand));
+        statements.push(statement("take the rows of old batches out", take_out));
+    }
     Ok(statements)
 }
 
@@ -395,7 +531,7 @@ export_planner! {
 mod tests {
     use super::*;
     use stepwell_sdk::Answer;
-    use stepwell_sdk::incremental::KeyColumn;
+    use stepwell_sdk::incremental::{KeyColumn, Rest};
     use stepwell_sdk::testing::{Conversation, beside, bools, rows};
 
     fn columns(list: &[(&str, &str)]) -> Answer {
@@ -408,6 +544,23 @@ mod tests {
     }
 
     fn conversation(
+        policy: &str,
+        derived: &[(&str, &str)],
+        computed: &[(&str, &str)],
+    ) -> Conversation<With> {
+        let batches = Batches {
+            batches: 1,
+            events: 1,
+            first: "a".into(),
+            last: "a".into(),
+            from_nothing: derived.is_empty(),
+            ..Batches::default()
+        };
+        conversation_of(&batches, policy, derived, computed)
+    }
+
+    fn conversation_of(
+        batches: &Batches,
         policy: &str,
         derived: &[(&str, &str)],
         computed: &[(&str, &str)],
@@ -427,20 +580,9 @@ mod tests {
             contexts: vec![],
             ..Ids::default()
         };
-        let batches = Batches {
-            batches: 1,
-            reopened: 0,
-            events: 1,
-            first: "a".into(),
-            last: "a".into(),
-            events_without_batch: 0,
-            more: false,
-            from_nothing: derived.is_empty(),
-            backlog: None,
-        };
         Conversation::new(plan, &with)
             .about("ids", &ids)
-            .about("batches", &batches)
+            .about("batches", batches)
             .answer("columns of derived.sessions", columns(derived))
             .answer("columns of scratch.sessions__sessions", columns(computed))
             .answer(
@@ -448,6 +590,10 @@ mod tests {
                 flag("strays", false),
             )
             .answer("rows of derived.sessions", flag("filled", false))
+            .answer(
+                "batches without a row of their own",
+                rows(&["batch", "processed_at"], &[]),
+            )
     }
 
     /// A truth value, as one bit.
@@ -472,6 +618,53 @@ mod tests {
         conversation("fail", &ROWS, &ROWS)
             .with_trait("full-refresh")
             .check_golden("sql/full-refresh.postgres.sql");
+    }
+
+    /// What `diff-manifest` says of old batches.
+    fn folding(older_than: Option<&str>, rest: Option<Rest>) -> Batches {
+        Batches {
+            batches: 1,
+            folded: Some(Folded {
+                before: "2025-12-24 00:00:00".into(),
+                older_than: older_than.map(str::to_owned),
+                rest,
+            }),
+            ..Batches::default()
+        }
+    }
+
+    #[test]
+    fn rows_of_old_batches_are_folded_where_it_is_said_so() {
+        let older_than = Some("2025-12-25 00:00:00");
+        conversation_of(&folding(older_than, None), "fail", &ROWS, &ROWS)
+            .check_golden("sql/fold.postgres.sql");
+        let labels = |batches: Batches| {
+            let run = conversation_of(&batches, "fail", &ROWS, &ROWS);
+            let statements = run.outcome().0.unwrap().statements;
+            let labels = statements.into_iter().map(|statement| statement.label);
+            labels.skip(4).collect::<Vec<_>>()
+        };
+        assert_eq!(labels(folding(None, None)), [""; 0]);
+        let rest = Rest {
+            batches: 8,
+            events: 97,
+        };
+        assert_eq!(
+            labels(folding(None, Some(rest))),
+            ["correct what batches without a row have"]
+        );
+    }
+
+    #[test]
+    fn a_full_refresh_gives_each_batch_its_row() {
+        let standing = rows(
+            &["batch", "processed_at"],
+            &[&[Some("2025-12-20 00:00:00"), Some("2025-12-20 01:00:00+00")]],
+        );
+        conversation("fail", &ROWS, &ROWS)
+            .with_trait("full-refresh")
+            .answer_first("batches without a row of their own", standing)
+            .check_golden("sql/unfold.full-refresh.postgres.sql");
     }
 
     #[test]

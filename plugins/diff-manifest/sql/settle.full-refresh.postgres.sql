@@ -56,7 +56,11 @@ count(*) FILTER (WHERE g.batch IS NOT NULL AND g.events > 0 AND g.settling) AS s
 FROM (
   SELECT g.*, coalesce(g.loaded > to_timestamp(1700000000000000 / 1000000.0) - '600 seconds'::interval, false)
     AND g.last_time >= max(g.last_time) FILTER (WHERE g.last_time <= to_timestamp(1700000000000000 / 1000000.0)) OVER () - '604800 seconds'::interval
-    AND NOT EXISTS (SELECT FROM derived.manifest AS m WHERE m.playbook = 'sessions' AND m.batch = g.batch) AS settling
+    AND NOT EXISTS (SELECT FROM derived.manifest AS m WHERE m.playbook = 'sessions' AND m.batch = g.batch)
+    AND NOT EXISTS (
+      SELECT FROM derived.manifest AS m
+      WHERE m.playbook = 'sessions' AND m.before_batches IS NOT NULL AND g.batch < m.batch
+    ) AS settling
   FROM (
     SELECT e.batch, count(e.time) AS events, min(e.time) AS first_time, max(e.time) AS last_time,
       count(*) - count(e.time) AS untimed, max(e.loaded) AS loaded
@@ -78,7 +82,11 @@ SELECT g.batch, g.events, g.first_time, g.last_time, CAST(NULL AS bigint) AS eve
 FROM (
   SELECT g.*, coalesce(g.loaded > to_timestamp(1700000000000000 / 1000000.0) - '600 seconds'::interval, false)
     AND g.last_time >= max(g.last_time) FILTER (WHERE g.last_time <= to_timestamp(1700000000000000 / 1000000.0)) OVER () - '604800 seconds'::interval
-    AND NOT EXISTS (SELECT FROM derived.manifest AS m WHERE m.playbook = 'sessions' AND m.batch = g.batch) AS settling
+    AND NOT EXISTS (SELECT FROM derived.manifest AS m WHERE m.playbook = 'sessions' AND m.batch = g.batch)
+    AND NOT EXISTS (
+      SELECT FROM derived.manifest AS m
+      WHERE m.playbook = 'sessions' AND m.before_batches IS NOT NULL AND g.batch < m.batch
+    ) AS settling
   FROM (
     SELECT e.batch, count(e.time) AS events, min(e.time) AS first_time, max(e.time) AS last_time,
       count(*) - count(e.time) AS untimed, max(e.loaded) AS loaded

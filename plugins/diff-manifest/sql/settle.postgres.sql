@@ -50,18 +50,22 @@ SELECT
   (extract(epoch FROM CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)) * 1000000)::bigint AS time_floor_us,
   (extract(epoch FROM m.newest) * 1000000)::bigint AS newest_us,
   CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)::text AS recount_floor,
-  (SELECT CASE WHEN max(b.batch) IS NOT NULL THEN least(max(b.batch), CAST(m.newest - '604801 seconds'::interval AS timestamp without time zone)) END
+  greatest((SELECT CASE WHEN max(b.batch) IS NOT NULL THEN least(max(b.batch), CAST(m.newest - '604801 seconds'::interval AS timestamp without time zone)) END
    FROM derived.manifest AS b
    WHERE b.playbook = 'sessions' AND b.batch < (
      SELECT min(f.batch)
      FROM derived.manifest AS f
      WHERE f.playbook = 'sessions' AND f.last_time >= CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)
-   ))::text AS batch_before
+   )), folded.batch)::text AS batch_before,
+  folded.batch::text AS folded,
+  (extract(epoch FROM folded.before_last_time) * 1000000)::bigint AS folded_last_us
 FROM (
   SELECT coalesce(max(last_time), '0001-01-01') AS newest
   FROM derived.manifest
   WHERE playbook = 'sessions' AND last_time <= to_timestamp(1700000000000000 / 1000000.0)
 ) AS m
+LEFT JOIN derived.manifest AS folded
+  ON folded.playbook = 'sessions' AND folded.before_batches IS NOT NULL
 WHERE EXISTS (SELECT FROM derived.manifest WHERE playbook = 'sessions');
 
 -- question: batches

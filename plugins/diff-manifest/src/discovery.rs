@@ -9,6 +9,7 @@ use stepwell_sdk::source::Source;
 use stepwell_sdk::sql::{Ident, Literal, Sql, TableName, join};
 use stepwell_sdk::{Param, Question, sql};
 
+use crate::retain::Retain;
 use crate::settle::{Settle, is_time};
 use crate::{State, array, interval};
 
@@ -31,6 +32,8 @@ pub struct Discovery<'a> {
     pub batches_max: u32,
     /// Which batches are left alone; none if all are taken as they are.
     pub settle: Option<Settle>,
+    /// How far back each batch keeps a row of its own; none for ever.
+    pub retain: Option<Retain>,
 }
 
 impl Discovery<'_> {
@@ -41,7 +44,8 @@ impl Discovery<'_> {
     /// longer than the lookback goes on where it stopped; where all processed events lie in the future, that is the
     /// beginning. Batches are walked from the one before the oldest that reaches into the
     /// lookback, so that one that lands late between the two is seen. Where batches are times they are walked from the
-    /// lookback's own beginning at the latest: that one may have a young name and old events.
+    /// lookback's own beginning at the latest: that one may have a young name and old events. Among those before a row that
+    /// stands for all of them, a name alone does not tell which is new: the walk begins behind it.
     pub fn state(&self) -> Question {
         let floor = |seconds: i64| {
             sql!(
@@ -57,24 +61,29 @@ impl Discovery<'_> {
               {floor_us} AS time_floor_us,
               {newest_us} AS newest_us,
               {recount}::text AS recount_floor,
-              (SELECT {before}
+              greatest((SELECT {before}
                FROM {manifest} AS b
                WHERE b.playbook = {playbook} AND b.batch < (
                  SELECT min(f.batch)
                  FROM {manifest} AS f
                  WHERE f.playbook = {playbook} AND f.last_time >= {floor}
-               ))::text AS batch_before
+               )), folded.batch)::text AS batch_before,
+              folded.batch::text AS folded,
+              {folded_last_us} AS folded_last_us
             FROM (
               SELECT coalesce(max(last_time), '0001-01-01') AS newest
               FROM {manifest}
               WHERE playbook = {playbook} AND last_time <= {as_of}
             ) AS m
+            LEFT JOIN {manifest} AS folded
+              ON folded.playbook = {playbook} AND folded.before_batches IS NOT NULL
             WHERE EXISTS (SELECT FROM {manifest} WHERE playbook = {playbook})",
             floor = floor(self.source.lookback_seconds),
             floor_us = microseconds(&floor(self.source.lookback_seconds)),
             newest_us = microseconds(&sql!("m.newest")),
             recount = floor(self.recount_seconds),
             before = self.walked_from(),
+            folded_last_us = microseconds(&sql!("folded.before_last_time")),
             manifest = self.manifest,
             playbook = self.playbook(),
             as_of = as_of,
@@ -137,7 +146,7 @@ impl Discovery<'_> {
 
     /// Whether a batch that comes later has the greater name. Ids do not say which came first: a new one may stand before
     /// any that is known, so all of them are walked.
-    fn batches_follow_time(&self) -> bool {
+    pub fn batches_follow_time(&self) -> bool {
         const KINDS: [&str; 6] = [
             "timestamp",
             "date",
@@ -218,7 +227,8 @@ impl Discovery<'_> {
 
     /// Asks which of the batches found are to be looked at: those that the manifest does not have, by their place from
     /// 1, and those that are counted again, with the events that they had. Those of the latter that were not found come
-    /// by their names. `until` is the last of the page if more follow.
+    /// by their names. `until` is the last of the page if more follow. `folded` says of a batch that it may be one of those
+    /// that have no row.
     pub fn compare(
         &self,
         found: &[String],
@@ -250,15 +260,30 @@ impl Discovery<'_> {
                 until = cast(&params, &self.batch_type)
             ));
         }
+        let mut folded = (sql!(""), sql!(""));
+        if let Some(standing) = &state.folded {
+            params.push(text(&standing.before));
+            let before = cast(&params, &self.batch_type);
+            match self.ordered {
+                // The walk came by those behind it alone.
+                true => bounds.push(sql!(" AND m.batch > {before}", before = before)),
+                false => {
+                    folded = (
+                        sql!(", found.batch < {before} AS folded", before = before),
+                        sql!(", false"),
+                    );
+                }
+            }
+        }
         let time = Sql::trusted(&self.time_type);
         let select = sql!(
-            "SELECT found.place, NULL AS gone, m.events AS events_before, m.first_time >= CAST($3 AS {time}) AS within
+            "SELECT found.place, NULL AS gone, m.events AS events_before, m.first_time >= CAST($3 AS {time}) AS within{folded}
             FROM {found} WITH ORDINALITY AS found (batch, place)
             LEFT JOIN {manifest} AS m
               ON m.playbook = {playbook} AND m.batch = found.batch
             WHERE m.batch IS NULL OR m.last_time >= CAST($2 AS {time})
             UNION ALL
-            SELECT NULL, m.batch::text, m.events, m.first_time >= CAST($3 AS {time})
+            SELECT NULL, m.batch::text, m.events, m.first_time >= CAST($3 AS {time}){never}
             FROM {manifest} AS m
             WHERE m.playbook = {playbook} AND m.last_time >= CAST($2 AS {time}){bounds}
               AND NOT EXISTS (SELECT FROM {found} AS found (batch) WHERE found.batch = m.batch)
@@ -268,6 +293,8 @@ impl Discovery<'_> {
             playbook = self.playbook(),
             time = time,
             bounds = join(bounds, ""),
+            folded = folded.0,
+            never = folded.1,
         );
         question(&page.label("batches beside the manifest"), select, params)
     }
@@ -320,6 +347,12 @@ impl Discovery<'_> {
                 ),
             ),
         };
+        let all_groups = self.all_groups();
+        // Where rows are folded the groups are looked at more than once.
+        let groups = match self.retain {
+            None => all_groups.clone(),
+            Some(_) => sql!("groups"),
+        };
         let select = sql!(
             "SELECT
               count(*) FILTER (WHERE {counts}) AS batches,
@@ -331,8 +364,12 @@ impl Discovery<'_> {
             FROM {groups} AS g",
             counts = counts,
             settling = settling.indented(12),
-            groups = self.all_groups().indented(12),
+            groups = groups.indented(12),
         );
+        let select = match &self.retain {
+            None => select,
+            Some(retain) => retain.beside_totals(self, &all_groups, &counts, &select),
+        };
         question("all batches", select, vec![])
     }
 
@@ -363,7 +400,11 @@ impl Discovery<'_> {
             "(
               SELECT g.*, coalesce(g.loaded > {as_of} - {settle}, false)
                 AND g.last_time >= max(g.last_time) FILTER (WHERE g.last_time <= {as_of}) OVER () - {lookback}
-                AND NOT EXISTS (SELECT FROM {manifest} AS m WHERE m.playbook = {playbook} AND m.batch = g.batch) AS settling
+                AND NOT EXISTS (SELECT FROM {manifest} AS m WHERE m.playbook = {playbook} AND m.batch = g.batch)
+                AND NOT EXISTS (
+                  SELECT FROM {manifest} AS m
+                  WHERE m.playbook = {playbook} AND m.before_batches IS NOT NULL AND g.batch < m.batch
+                ) AS settling
               FROM {groups} AS g
             )",
             as_of = as_of,
@@ -430,7 +471,7 @@ impl Discovery<'_> {
         )
     }
 
-    fn playbook(&self) -> Literal<'_> {
+    pub fn playbook(&self) -> Literal<'_> {
         Literal(self.run.playbook())
     }
 }
@@ -465,7 +506,7 @@ fn page_size() -> i64 {
 }
 
 /// The last of the parameters as a value of a type.
-fn cast(params: &[Param], kind: &str) -> Sql {
+pub fn cast(params: &[Param], kind: &str) -> Sql {
     sql!(
         "CAST({param} AS {kind})",
         param = Sql::trusted(format!("${}", params.len())),
@@ -474,7 +515,7 @@ fn cast(params: &[Param], kind: &str) -> Sql {
 }
 
 /// The condition that there is something to process in batch `g`.
-fn usable() -> Sql {
+pub fn usable() -> Sql {
     sql!("g.batch IS NOT NULL AND g.events > 0")
 }
 
@@ -487,6 +528,6 @@ pub fn microseconds(time: &Sql) -> Sql {
 }
 
 /// Batches as one parameter.
-fn batches(list: &[String]) -> Param {
+pub fn batches(list: &[String]) -> Param {
     text(array(list.iter().map(|batch| Some(crate::quoted(batch)))))
 }

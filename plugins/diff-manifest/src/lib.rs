@@ -20,6 +20,12 @@
 //! come bit by bit, as with `date_trunc('hour', load_tstamp)`, `loaded-at: load_tstamp` says so for each. Such a batch is
 //! not lost to the lookback meanwhile: no batch is taken whose events would move the lookback past it.
 //!
+//! The manifest has a row for each batch, for ever, unless `retain: 90 days` says otherwise: rows of batches whose events
+//! lie wholly longer ago than that, before the newest processed event, are folded into the row of the youngest of them as
+//! a run commits. All batches before that one then count as processed. What a run finds does not change by that, since it
+//! looks for batches no further back than the lookback. One that came too late for that is named by `stepwell verify` as
+//! before, if not by its name: those before that batch are compared as a whole; a replay of it puts things right.
+//!
 //! What it does not do: skip events whose batch or time is NULL without a word; they are counted and reported. It does
 //! not look for batches, or changes in them, that lie wholly before the lookback.
 
@@ -27,12 +33,13 @@ mod discovery;
 mod lookback;
 mod replay;
 mod report;
+mod retain;
 mod search;
 mod settle;
 mod verify;
 
 use stepwell_sdk::catalog::{self, Indexes};
-use stepwell_sdk::incremental::Batches;
+use stepwell_sdk::incremental::{Batches, Folded};
 use stepwell_sdk::planner::{Ask, Plan, Run, Statement, Stop, question, text};
 use stepwell_sdk::rows::Rows;
 use stepwell_sdk::settings::{Duration, Expr, ScratchOutput};
@@ -64,6 +71,10 @@ pub struct With {
     /// When an event was loaded, as an expression over the events: `load_tstamp`. What `settle` goes by, with the youngest
     /// event of a batch; the batch itself unless given, which must be a time then.
     loaded_at: Option<Expr>,
+    /// How far back, before the newest processed event, each batch keeps a row of its own in the manifest; for ever unless
+    /// given. Older rows are folded into one, which stands for all batches before it. At least the lookback; batches must be
+    /// times or numbers.
+    retain: Option<Duration>,
 }
 
 /// Answers with the pending batches, or with the end of the run.
@@ -93,6 +104,7 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             .unwrap_or(BATCHES_MAX)
             .clamp(1, BATCHES_MAX),
         settle: None,
+        retain: None,
     };
     // A plain column says its type by itself; an expression has to be asked.
     let plain = source
@@ -109,6 +121,7 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     };
     check_batch_type(column_oid(columns, "batch"), batch, source, &manifest)?;
     discovery.settle = settle::settle(with, &discovery, events, ask)?;
+    discovery.retain = retain::retain(with, &discovery)?;
     if let Some(verify) = run.verify()? {
         return verify::plan(with, discovery, &verify, ask);
     }
@@ -126,7 +139,10 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     let plan = match (pending.batches.is_empty(), pending.settling.is_empty()) {
         (true, true) => Plan::nothing_to_do("no new batches"),
         (true, false) => Plan::nothing_to_do("no new batches that have settled"),
-        (false, _) => fill(run, with, &discovery, &pending),
+        (false, _) => {
+            let folded = retain::folded(&discovery, state.as_ref(), &pending, ask)?;
+            fill(run, with, &discovery, &pending, folded)
+        }
     };
     let notes = report::notes(&discovery, &pending, state.as_ref());
     let plan = plan.measures(&pending.measures());
@@ -149,14 +165,13 @@ fn full_refresh(with: &With, discovery: &Discovery<'_>, ask: &mut Ask<'_>) -> Re
     };
     let about = Batches {
         batches: number("batches"),
-        reopened: 0,
         events: number("events"),
         first: text("first"),
         last: text("last"),
         events_without_batch: number("without_batch") + number("untimed"),
-        more: false,
         from_nothing: true,
-        backlog: None,
+        folded: (discovery.retain).and_then(|_| retain::folded_whole(totals?)),
+        ..Batches::default()
     };
     let plan = match about.batches {
         0 => Plan::nothing_to_do("no batches"),
@@ -235,6 +250,17 @@ struct State {
     recount_floor: String,
     /// The processed batch after which batches are walked; none to begin with the first.
     batch_before: Option<String>,
+    /// The processed batch before which batches need not have a row of their own; none where each has.
+    folded: Option<Standing>,
+}
+
+/// A row of the manifest that stands for all batches before its own.
+#[derive(Debug)]
+struct Standing {
+    /// Its batch.
+    before: String,
+    /// The time of the last event of those without a row when they were processed, in microseconds since 1970.
+    last_us: i64,
 }
 
 impl State {
@@ -246,12 +272,22 @@ impl State {
             newest_us: row.int("newest_us")?,
             recount_floor: row.text("recount_floor")?.to_owned(),
             batch_before: row.text("batch_before").map(str::to_owned),
+            folded: row.text("folded").map(|before| Standing {
+                before: before.to_owned(),
+                last_us: row.int("folded_last_us").unwrap_or(i64::MAX),
+            }),
         })
     }
 }
 
 /// Writes down what was found, so that every later step means the same batches.
-fn fill(run: &Run, with: &With, discovery: &Discovery<'_>, pending: &Pending<'_>) -> Plan {
+fn fill(
+    run: &Run,
+    with: &With,
+    discovery: &Discovery<'_>,
+    pending: &Pending<'_>,
+    folded: Option<Folded>,
+) -> Plan {
     let into = run.scratch(with.into.alias());
     let (batch, time) = (
         Sql::trusted(&discovery.batch_type),
@@ -298,7 +334,13 @@ fn fill(run: &Run, with: &With, discovery: &Discovery<'_>, pending: &Pending<'_>
         .run(create)
         .run(insert)
         .run(analyze)
-        .publish(with.into.alias(), &pending.about())
+        .publish(
+            with.into.alias(),
+            &Batches {
+                folded,
+                ..pending.about()
+            },
+        )
 }
 
 /// Returns the type of a column by its OID.
@@ -398,21 +440,41 @@ mod tests {
     fn state(floor: Option<&str>) -> stepwell_sdk::Answer {
         match floor {
             Some(_) => standing(floor),
-            None => rows(&["time_floor", "recount_floor", "batch_before"], &[]),
+            None => rows(&["time_floor"], &[]),
         }
     }
 
     /// The first of January is the lookback's beginning, the eighth that of the newest processed event.
     fn standing(before: Option<&str>) -> stepwell_sdk::Answer {
+        state_of(before, None)
+    }
+
+    /// The same where the row of a batch stands for all before it, whose last event was on New Year's Eve.
+    fn folded(batch: &str) -> stepwell_sdk::Answer {
+        state_of(Some(batch), Some(batch))
+    }
+
+    fn state_of(before: Option<&str>, folded: Option<&str>) -> stepwell_sdk::Answer {
         beside(
             rows(
-                &["time_floor", "recount_floor", "batch_before"],
-                &[&[Some("2026-01-01"), Some("2026-01-01"), before]],
+                &["time_floor", "recount_floor", "batch_before", "folded"],
+                &[&[Some("2026-01-01"), Some("2026-01-01"), before, folded]],
             ),
             ints(
-                &["time_floor_us", "newest_us"],
-                &[&[Some(day_us(1)), Some(day_us(8))]],
+                &["time_floor_us", "newest_us", "folded_last_us"],
+                &[&[Some(day_us(1)), Some(day_us(8)), folded.map(|_| day_us(0))]],
             ),
+        )
+    }
+
+    /// The rows that a run can fold.
+    fn old(before: Option<&str>, rows_of: i64) -> stepwell_sdk::Answer {
+        beside(
+            rows(
+                &["fold_before", "fold_older_than"],
+                &[&[before, Some("2025-12-25 00:00:00")]],
+            ),
+            ints(&["fold_batches"], &[&[Some(rows_of)]]),
         )
     }
 
@@ -982,6 +1044,141 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_old_batches_are_folded() {
+        let retain = r#"{"into": "batches", "retain": "14 days"}"#;
+        let named = ["2026-01-02 01:00:00", "2026-01-08 01:00:00"].map(Some);
+        // Of two before the row that stands for all, one has an event that none of those had.
+        let listed = beside(
+            rows(
+                &["batch", "first_time", "last_time"],
+                &[
+                    &[Some("2025-12-01 01:00:00"), None, None],
+                    &[Some("2025-12-02 01:00:00"), None, None],
+                    &[named[1], None, None],
+                ],
+            ),
+            ints(
+                &["events", "untimed", "last_us"],
+                &[
+                    &[Some(1), Some(0), Some(day_us(0))],
+                    &[Some(1), Some(0), Some(day_us(1))],
+                    &[Some(1), Some(0), Some(day_us(8))],
+                ],
+            ),
+        );
+        let not_there = compared(&[
+            (Some(1), None, None),
+            (Some(2), None, None),
+            (Some(3), None, None),
+        ]);
+        let may_be = bools(&["folded"], &[&[Some(true)], &[Some(true)], &[Some(false)]]);
+        conversation("brin", retain)
+            .answer("state of the manifest", folded("2025-12-20 00:00:00"))
+            .answer("batches", listed)
+            .answer("batches beside the manifest", beside(not_there, may_be))
+            .answer(
+                "events of pending batches",
+                read(&[(None, 2, 0), (None, 700, 0)]),
+            )
+            .answer("rows of the manifest that are old", old(None, 0))
+            .check_golden("sql/retain.postgres.sql");
+        // By its name alone, none before that batch is new.
+        let about = |fold: stepwell_sdk::Answer| {
+            let (plan, asked) = conversation("btree", retain)
+                .answer("state of the manifest", folded("2025-12-20 00:00:00"))
+                .answer("batches", names(&["2026-01-08 01:00:00"]))
+                .answer("events without a batch", without(0))
+                .answer(
+                    "batches beside the manifest",
+                    compared(&[(Some(1), None, None)]),
+                )
+                .answer("events of pending batches", read(&[(None, 2, 0)]))
+                .answer("rows of the manifest that are old", fold)
+                .outcome();
+            let compare = asked
+                .iter()
+                .find(|question| question.label == "batches beside the manifest");
+            assert!(compare.unwrap().sql.contains(" AND m.batch > CAST($4"));
+            plan.unwrap().publishes[0].about.clone()
+        };
+        // What was folded stays so, where nothing more is.
+        let kept = about(old(None, 0));
+        assert!(
+            kept.contains(r#""folded":{"before":"2025-12-20 00:00:00"}"#),
+            "{kept}"
+        );
+        let more = about(old(Some("2025-12-24 00:00:00"), 1));
+        assert!(
+            more.contains(r#"{"before":"2025-12-24 00:00:00","older_than":"2025-12-25 00:00:00"}"#),
+            "{more}"
+        );
+    }
+
+    #[test]
+    fn one_old_row_is_not_folded_into_itself() {
+        for (rows_of, folds) in [(1, false), (2, true)] {
+            let (plan, _) = conversation("btree", r#"{"into": "batches", "retain": "14 days"}"#)
+                .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
+                .answer("batches", names(&["2026-01-08 01:00:00"]))
+                .answer("events without a batch", without(0))
+                .answer(
+                    "batches beside the manifest",
+                    compared(&[(Some(1), None, None)]),
+                )
+                .answer("events of pending batches", read(&[(None, 2, 0)]))
+                .answer(
+                    "rows of the manifest that are old",
+                    old(Some("2025-12-24 00:00:00"), rows_of),
+                )
+                .outcome();
+            let about = plan.unwrap().publishes[0].about.clone();
+            assert_eq!(about.contains("folded"), folds, "{about}");
+        }
+    }
+
+    #[test]
+    fn a_full_refresh_folds_as_well() {
+        let totals = beside(
+            ints(
+                &["batches", "events", "without_batch", "untimed", "settling"],
+                &[&[Some(20_000), Some(9), Some(0), Some(0), Some(0)]],
+            ),
+            rows(&["first", "last"], &[&[Some("a"), Some("z")]]),
+        );
+        let totals = beside(totals, old(Some("2025-12-24 00:00:00"), 19_000));
+        conversation(
+            "btree",
+            r#"{"into": "batches", "retain": "14 days", "settle": "1 hour"}"#,
+        )
+        .with_trait("full-refresh")
+        .answer("all batches", totals)
+        .check_golden("sql/retain.full-refresh.postgres.sql");
+    }
+
+    #[test]
+    fn retain_says_what_it_cannot_go_by() {
+        for (with, kind, message) in [
+            (
+                r#"{"into": "b", "retain": "6 days"}"#,
+                "timestamp without time zone",
+                "expected retain to be at least the lookback of 604800 s, found 518400 s",
+            ),
+            (
+                r#"{"into": "b", "retain": "90 days"}"#,
+                "text",
+                "a batch is a text, whose order does not say which one came first",
+            ),
+        ] {
+            let (plan, _) = conversation("btree", with)
+                .answer_first("columns of derived.manifest", columns(&[("batch", kind)]))
+                .outcome();
+            let failure = plan.unwrap_err();
+            assert_eq!(failure.message, message);
+            assert_eq!(failure.setting.as_deref(), Some("/retain"));
+        }
+    }
+
+    #[test]
     fn nothing_is_counted_again_without_recount() {
         let (_, asked) = conversation("btree", r#"{"into": "batches", "recount": "0s"}"#)
             .answer("state of the manifest", state(Some("2026-01-01 00:00:00")))
@@ -1006,13 +1203,16 @@ mod tests {
         conversation("btree", r#"{"into": "batches"}"#)
             .with_trait("replay")
             .about("request", &request)
-            .answer(
-                "whether anything is processed",
-                bools(&["anything"], &[&[Some(true)]]),
-            )
+            .answer("state of the manifest", standing(None))
             .answer(
                 "batches to replay",
-                beside(read(&names), ints(&["events_before"], &before)),
+                beside(
+                    beside(read(&names), ints(&["events_before"], &before)),
+                    bools(
+                        &["folded"],
+                        &found.iter().map(|_| &[Some(false)][..]).collect::<Vec<_>>(),
+                    ),
+                ),
             )
     }
 
@@ -1043,16 +1243,64 @@ mod tests {
     }
 
     #[test]
+    fn a_replay_among_folded_batches_corrects_what_is_noted_of_the_others() {
+        for (noted, found, rest, says) in [
+            ((9, 100), (9, 100), r#"{"batches":9,"events":100}"#, None),
+            (
+                (9, 100),
+                (8, 97),
+                r#"{"batches":8,"events":97}"#,
+                Some("3 events that were noted for batches before w count as events of those that"),
+            ),
+            // One is replayed, another one came as well.
+            (
+                (9, 100),
+                (10, 104),
+                r#"{"batches":9,"events":100}"#,
+                Some("batches before w have 4 more events than when they were processed"),
+            ),
+        ] {
+            let counted = ints(
+                &["noted_batches", "noted_events", "batches", "events"],
+                &[&[Some(noted.0), Some(noted.1), Some(found.0), Some(found.1)]],
+            );
+            let wanted = beside(
+                beside(
+                    read(&[(Some("a"), 3, 0)]),
+                    ints(&["events_before"], &[&[None]]),
+                ),
+                bools(&["folded"], &[&[Some(true)]]),
+            );
+            let (plan, asked) = replayed(&[("a", 3, None)])
+                .answer_first("state of the manifest", folded("w"))
+                .answer_first("batches to replay", wanted)
+                .answer(
+                    "batches without a row in the manifest",
+                    beside(counted, rows(&["before"], &[&[Some("w")]])),
+                )
+                .outcome();
+            let plan = plan.unwrap();
+            let about = &plan.publishes[0].about;
+            assert!(about.contains(&format!(r#""rest":{rest}"#)), "{about}");
+            let note = plan.notes.first().map(String::as_str);
+            assert_eq!(note.is_some(), says.is_some(), "{note:?}");
+            assert!(
+                note.unwrap_or_default()
+                    .starts_with(says.unwrap_or_default())
+            );
+            // Those that are replayed are counted by themselves.
+            assert_eq!(asked.last().unwrap().params, [text("{\"a\"}")]);
+        }
+    }
+
+    #[test]
     fn nothing_is_replayed_where_nothing_is_processed() {
-        let empty = replayed(&[("a", 3, None)]).answer_first(
-            "whether anything is processed",
-            bools(&["anything"], &[&[Some(false)]]),
-        );
+        let empty = replayed(&[("a", 3, None)]).answer_first("state of the manifest", state(None));
         let (plan, asked) = empty.outcome();
         let failure = plan.unwrap_err();
         assert_eq!(failure.code, "nothing-processed");
         assert!(failure.help.unwrap().contains("`stepwell run`"));
-        assert_eq!(asked.last().unwrap().label, "whether anything is processed");
+        assert_eq!(asked.last().unwrap().label, "state of the manifest");
     }
 
     #[test]

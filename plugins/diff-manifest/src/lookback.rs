@@ -3,7 +3,8 @@
 //! Batches are put in the order in which they were first processed, which a replay or a full refresh leaves as it is; those
 //! of one run and those that are not processed in their own order. A batch is behind by the time from its events to the
 //! newest event of all batches before it. What counts for the lookback is its last event: a run finds a batch of which one
-//! event lies within the lookback.
+//! event lies within the lookback. Batches that have no row in the manifest, since it folds rows of old ones, come before
+//! all that have one: how late they came is not known any more.
 
 use stepwell_sdk::incremental::Batches;
 use stepwell_sdk::planner::{Ask, Plan, Stop, question};
@@ -38,14 +39,8 @@ pub fn plan(with: &With, discovery: &Discovery<'_>, ask: &mut Ask<'_>) -> Result
     });
     let about = Batches {
         batches: number("batches"),
-        reopened: 0,
-        events: 0,
-        first: String::new(),
-        last: String::new(),
-        events_without_batch: 0,
-        more: false,
         from_nothing: true,
-        backlog: None,
+        ..Batches::default()
     };
     let late = LateBatches {
         batches: number("batches"),
@@ -82,12 +77,13 @@ fn batches(discovery: &Discovery<'_>) -> Question {
     );
     let select = sql!(
         "WITH placed AS (
-          SELECT g.batch, g.first_time, g.last_time, m.batch IS NOT NULL AS is_processed,
+          SELECT g.batch, g.first_time, g.last_time, m.batch IS NOT NULL OR w.batch IS NOT NULL AS is_processed,
             max(CASE WHEN g.last_time <= {as_of} THEN g.last_time END) OVER (
-              ORDER BY m.processed_at NULLS LAST, g.batch ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+              ORDER BY m.batch IS NULL AND w.batch IS NOT NULL DESC, m.processed_at NULLS LAST, g.batch ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
             ) AS newest
           FROM {groups} AS g
           LEFT JOIN {manifest} AS m ON m.playbook = {playbook} AND m.batch = g.batch
+          LEFT JOIN {manifest} AS w ON w.playbook = {playbook} AND w.before_batches IS NOT NULL AND g.batch < w.batch
           WHERE g.batch IS NOT NULL AND g.events > 0
         ),
         behind AS MATERIALIZED (

@@ -2,7 +2,12 @@
 //!
 //! Something must have been processed: there are no rows to compute again otherwise, and those of a few batches would not
 //! be all that the derived tables need.
+//!
+//! Batches that have no row in the manifest, since it folds rows of old ones, are found in the source. Those that are
+//! replayed get a row, and what is left of the others is counted again: how many events each of them had is not known any
+//! more, so that what the manifest has for all of them is corrected by what the source has.
 
+use stepwell_sdk::incremental::{Folded, Rest};
 use stepwell_sdk::planner::{Ask, Plan, Stop, question, text};
 use stepwell_sdk::request::Replay;
 use stepwell_sdk::rows::Rows;
@@ -11,8 +16,9 @@ use stepwell_sdk::{Failure, Param, Question, sql};
 
 use crate::discovery::{Discovery, microseconds};
 use crate::report::without_batch;
+use crate::retain::{WithoutRow, standing, without_row};
 use crate::search::{Found, Pending};
-use crate::{BATCHES_MAX, With, array, fill, quoted};
+use crate::{BATCHES_MAX, State, With, array, fill, quoted};
 
 /// Answers with the batches, or with none where keys were asked for.
 pub fn plan(
@@ -21,14 +27,18 @@ pub fn plan(
     replay: &Replay,
     ask: &mut Ask<'_>,
 ) -> Result<Plan, Stop> {
-    let anything = ask.one(anything(discovery))?;
-    if anything.first().and_then(|row| row.bool("anything")) != Some(true) {
+    let Some(state) = State::read(ask.one(discovery.state())?) else {
         return Err(nothing_processed(discovery).into());
-    }
+    };
     let (wanted, params) = match replay {
-        Replay::Keys(_) => return Ok(fill(discovery.run, with, discovery, &Pending::default())),
+        Replay::Keys(_) => {
+            let (none, folded) = (Pending::default(), standing(&state));
+            return Ok(fill(discovery.run, with, discovery, &none, folded));
+        }
         Replay::Batches(batches) => named(discovery, batches),
-        Replay::Range { since, until } => within(discovery, since.as_deref(), until.as_deref()),
+        Replay::Range { since, until } => {
+            within(discovery, &state, since.as_deref(), until.as_deref())
+        }
     };
     let rows = ask.one(batches(discovery, &wanted, params))?;
     if rows.len() > BATCHES_MAX as usize {
@@ -37,12 +47,50 @@ pub fn plan(
             .into());
     }
     let (pending, gone) = read(rows, discovery)?;
+    let among_folded = rows.iter().any(|row| row.bool("folded") == Some(true));
+    let mut notes = notes(discovery, &pending, &gone);
+    let mut folded = standing(&state);
+    if among_folded && !pending.batches.is_empty() {
+        let counted = without_row(discovery, &pending.batches, ask)?;
+        notes.extend(counted.as_ref().and_then(corrected));
+        folded = counted.map(|counted| Folded {
+            rest: Some(left(&counted)),
+            before: counted.before,
+            older_than: None,
+        });
+    }
     let plan = match pending.batches.is_empty() {
         true => Plan::nothing_to_do("no batch to replay"),
-        false => fill(discovery.run, with, discovery, &pending),
+        false => fill(discovery.run, with, discovery, &pending, folded),
     };
-    let notes = notes(discovery, &pending, &gone);
     Ok(notes.into_iter().fold(plan, Plan::note))
+}
+
+/// What the manifest is to have for the batches without a row, but for those that are replayed and get one: what the source
+/// has, and never more than was noted, since what is more was never processed.
+fn left(counted: &WithoutRow) -> Rest {
+    let (noted, found) = (counted.noted, counted.found);
+    Rest {
+        batches: noted.batches.min(found.batches),
+        events: noted.events.min(found.events),
+    }
+}
+
+/// Says what became of the difference.
+fn corrected(counted: &WithoutRow) -> Option<String> {
+    let (noted, found) = (counted.noted, counted.found);
+    let before = &counted.before;
+    match found.events - noted.events {
+        0 => None,
+        more @ 1.. => Some(format!(
+            "batches before {before} have {more} more events than when they were processed, besides those that are \
+             replayed; `stepwell verify` goes on naming them until those are replayed as well"
+        )),
+        less => Some(format!(
+            "{} events that were noted for batches before {before} count as events of those that are replayed from now on",
+            -less
+        )),
+    }
 }
 
 /// What people should know: the manifest has the batches as they are now afterwards, so no later run says it.
@@ -63,16 +111,6 @@ fn notes(discovery: &Discovery<'_>, pending: &Pending<'_>, gone: &[String]) -> V
         )
     }));
     notes
-}
-
-/// Asks whether the playbook has processed anything.
-fn anything(discovery: &Discovery<'_>) -> Question {
-    let select = sql!(
-        "SELECT EXISTS (SELECT FROM {manifest} WHERE playbook = {playbook}) AS anything",
-        manifest = discovery.manifest,
-        playbook = Literal(discovery.run.playbook()),
-    );
-    question("whether anything is processed", select, vec![])
 }
 
 fn nothing_processed(discovery: &Discovery<'_>) -> Failure {
@@ -99,10 +137,11 @@ fn batches(discovery: &Discovery<'_>, wanted: &Sql, params: Vec<Param>) -> Quest
         )
         SELECT wanted.batch::text AS batch, coalesce(g.events, 0) AS events, g.first_time::text AS first_time,
           g.last_time::text AS last_time, m.events AS events_before, coalesce(g.untimed, 0) AS untimed,
-          {last_us} AS last_us
+          {last_us} AS last_us, coalesce(wanted.batch < w.batch, false) AS folded
         FROM wanted
         LEFT JOIN {groups} AS g ON g.batch = wanted.batch
         LEFT JOIN {manifest} AS m ON m.playbook = {playbook} AND m.batch = wanted.batch
+        LEFT JOIN {manifest} AS w ON w.playbook = {playbook} AND w.before_batches IS NOT NULL
         ORDER BY wanted.batch",
         wanted = wanted.indented(10),
         last_us = microseconds(&sql!("g.last_time")),
@@ -128,6 +167,7 @@ fn named(discovery: &Discovery<'_>, batches: &[String]) -> (Sql, Vec<Param>) {
 
 fn within(
     discovery: &Discovery<'_>,
+    state: &State,
     since: Option<&str>,
     until: Option<&str>,
 ) -> (Sql, Vec<Param>) {
@@ -136,19 +176,40 @@ fn within(
         manifest = discovery.manifest,
         playbook = Literal(discovery.run.playbook()),
     );
+    // Those that have no row are known by their events alone.
+    let mut found = state.folded.as_ref().map(|standing| {
+        sql!(
+            "SELECT e.batch FROM (SELECT ({batch}) AS batch, {time} AS time FROM {events}) AS e WHERE e.batch < {before}",
+            batch = discovery.source.batch,
+            time = Ident(&discovery.source.time),
+            events = discovery.source.events,
+            before = Literal(&standing.before),
+        )
+    });
     let mut params = Vec::new();
     for (bound, column, compares) in [(since, "last_time", ">="), (until, "first_time", "<")] {
         let Some(bound) = bound else { continue };
         params.push(text(bound));
-        select = sql!(
-            "{select} AND {column} {compares} CAST({param} AS timestamptz)",
-            select = select,
-            column = Ident(column),
+        let bound = sql!(
+            "{compares} CAST({param} AS timestamptz)",
             compares = Sql::trusted(compares),
             param = Sql::trusted(format!("${}", params.len())),
         );
+        select = sql!(
+            "{select} AND {column} {bound}",
+            select = select,
+            column = Ident(column),
+            bound = bound,
+        );
+        found = found.map(|found| sql!("{found} AND e.time {bound}", found = found, bound = bound));
     }
-    (select, params)
+    match found {
+        None => (select, params),
+        Some(found) => (
+            sql!("({select}\nUNION\n{found})", select = select, found = found),
+            params,
+        ),
+    }
 }
 
 /// Also returns the processed batches of which the source has no event.

@@ -177,6 +177,14 @@ impl Search<'_> {
                 }
                 continue;
             };
+            if let (Some(standing), None, Some(read)) =
+                (&self.state.folded, events_before, listed.read.get(at))
+                // All events of one that has no row lie before that time; with a later one it is new, or has grown.
+                && row.bool("folded") == Some(true)
+                && read.last_us.is_none_or(|last| last <= standing.last_us)
+            {
+                continue;
+            }
             let (Some(before), Some(read)) = (events_before, listed.read.get(at)) else {
                 candidates.push(Candidate { at, events_before });
                 continue;
@@ -565,6 +573,7 @@ impl<'a> Pending<'a> {
             more: self.more,
             from_nothing: self.from_nothing,
             backlog: self.more.then_some(self.seen.saturating_sub(waiting)),
+            folded: None,
         }
     }
 }

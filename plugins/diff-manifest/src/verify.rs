@@ -2,6 +2,9 @@
 //!
 //! The whole source is read once. What is not processed is told apart by what a run would find: the same questions are
 //! put as in a run, so `late` means that no run comes by that batch.
+//!
+//! Batches that have no row in the manifest, since it folds rows of old ones, are compared as a whole. They all count as
+//! processed, those among them that came too late for any run as well, and the rebuild takes them as they are in the source.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +15,8 @@ use stepwell_sdk::rows::Rows;
 use stepwell_sdk::sql::{Literal, Sql};
 use stepwell_sdk::{Question, scratch, sql};
 
-use crate::discovery::Discovery;
+use crate::discovery::{Discovery, batches};
+use crate::retain::{WithoutRow, without_row};
 use crate::search::{self, Pending};
 use crate::{State, With, array, quoted};
 
@@ -29,8 +33,16 @@ pub fn plan(
     discovery.batches_max = BATCHES_MAX;
     let state = State::read(ask.one(discovery.state())?);
     let reach = Reach::of(search::pending(&discovery, state.as_ref(), ask)?);
-    let [processed, compared] = ask.all([processed(&discovery), compare(&discovery)])?;
+    let folded = state.is_some_and(|state| state.folded.is_some());
+    let [processed, compared] =
+        ask.all([processed(&discovery), compare(&discovery, folded, &reach)])?;
     let (mut batches, growing) = read(compared, &reach, verify.limit as usize);
+    if folded {
+        let in_reach: Vec<String> = reach.batches.iter().cloned().collect();
+        if let Some(without_row) = without_row(&discovery, &in_reach, ask)? {
+            note(&mut batches, &without_row);
+        }
+    }
     let first = processed.first();
     let number = |name: &str| {
         let number = first.and_then(|row| row.int(name)).unwrap_or(0);
@@ -50,15 +62,14 @@ pub fn plan(
         first: word("first"),
         last: word("last"),
         events_without_batch: batches.events_without_batch,
-        more: false,
         from_nothing: true,
-        backlog: None,
+        ..Batches::default()
     };
     let verified = Verified {
         batches: Some(batches),
         tables: Vec::new(),
     };
-    let mut plan = fill(with, &discovery, &growing)
+    let mut plan = fill(with, &discovery, folded, &growing)
         .publish(with.into.alias(), &about)
         .publish(VERIFY, &verified);
     if compared.len() > BATCHES_MAX as usize {
@@ -95,7 +106,8 @@ impl Reach {
 /// Asks how much is processed.
 fn processed(discovery: &Discovery<'_>) -> Question {
     let select = sql!(
-        "SELECT count(*) AS batches, coalesce(sum(events), 0)::bigint AS events, min(batch)::text AS first,
+        "SELECT coalesce(sum(1 + coalesce(before_batches, 0)), 0)::bigint AS batches,
+          coalesce(sum(events + coalesce(before_events, 0)), 0)::bigint AS events, min(batch)::text AS first,
           max(batch)::text AS last
         FROM {manifest}
         WHERE playbook = {playbook}",
@@ -105,22 +117,65 @@ fn processed(discovery: &Discovery<'_>) -> Question {
     question("processed batches", select, vec![])
 }
 
-/// Asks for the batches of which the source and the manifest do not say the same.
-fn compare(discovery: &Discovery<'_>) -> Question {
+/// Asks for the batches of which the source and the manifest do not say the same. `folded`: of those before a row that
+/// stands for all of them only those that have a row, or that a run would find.
+fn compare(discovery: &Discovery<'_>, folded: bool, reach: &Reach) -> Question {
+    let manifest = discovery.manifest;
+    let playbook = discovery.playbook();
+    let (mut params, mut is_before, mut known) = (vec![], sql!("false"), sql!(""));
+    if folded {
+        is_before = sql!(
+            "coalesce(m.batch IS NULL AND g.batch < (SELECT w.batch FROM {manifest} AS w WHERE w.playbook = {playbook} AND w.before_batches IS NOT NULL), false)",
+            manifest = manifest,
+            playbook = playbook,
+        );
+        params.push(batches(
+            &reach.batches.iter().cloned().collect::<Vec<String>>(),
+        ));
+        known = sql!(
+            "\n  AND (NOT {is_before} OR g.batch = ANY (CAST($1 AS {kind}[])))",
+            is_before = is_before,
+            kind = Sql::trusted(&discovery.batch_type),
+        );
+    }
     let select = sql!(
         "SELECT coalesce(g.batch, m.batch)::text AS batch, coalesce(g.events, 0) AS events, m.events AS noted,
-          g.first_time::text AS first_time, g.last_time::text AS last_time, coalesce(g.untimed, 0) AS untimed
+          g.first_time::text AS first_time, g.last_time::text AS last_time, coalesce(g.untimed, 0) AS untimed,
+          {is_before} AS folded
         FROM {groups} AS g
         FULL JOIN (SELECT batch, events FROM {manifest} WHERE playbook = {playbook}) AS m ON m.batch = g.batch
-        WHERE g.events IS DISTINCT FROM m.events OR g.untimed > 0
+        WHERE (g.events IS DISTINCT FROM m.events OR g.untimed > 0){known}
         ORDER BY coalesce(g.batch, m.batch) NULLS FIRST
         LIMIT {limit}",
+        is_before = is_before,
         groups = discovery.groups(&sql!("true")).indented(8),
-        manifest = discovery.manifest,
-        playbook = Literal(discovery.run.playbook()),
+        manifest = manifest,
+        playbook = playbook,
+        known = known.indented(8),
         limit = i64::from(BATCHES_MAX) + 1,
     );
-    question("batches of source and manifest", select, vec![])
+    question("batches of source and manifest", select, params)
+}
+
+/// Notes what is the matter with the batches that have no row, if something is: which of them it is nobody knows.
+fn note(batches: &mut request::Batches, without_row: &WithoutRow) {
+    let (noted, found) = (without_row.noted, without_row.found);
+    let (kind, count) = match (found.events - noted.events, found.batches - noted.batches) {
+        (0, 0) => return,
+        (0.., more @ 1..) => (BatchKind::Late, more),
+        (1.., _) => (BatchKind::Grown, 1),
+        (_, less) => (BatchKind::Shrunk, (-less).max(1)),
+    };
+    let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+    *batches.counts.entry(kind).or_default() += unsigned(count);
+    batches.named.push(Batch {
+        batch: format!("before {}", without_row.before),
+        kind,
+        events: unsigned(found.events),
+        noted: Some(unsigned(noted.events)),
+        first_time: None,
+        last_time: None,
+    });
 }
 
 /// Sorts the batches by kind. Also returns those that the next run takes again, with their events now.
@@ -146,7 +201,10 @@ fn read(rows: Rows<'_>, reach: &Reach, limit: usize) -> (request::Batches, Vec<(
             Some(_) if reach.holds(batch) => BatchKind::Growing,
             Some(_) => BatchKind::Grown,
         };
-        if kind == BatchKind::Growing {
+        // One that counts as processed already, by its name, is in the rebuild and not yet in all rows.
+        if kind == BatchKind::Growing
+            || kind == BatchKind::Pending && row.bool("folded") == Some(true)
+        {
             growing.push((batch.to_owned(), events));
         }
         let count = batches.counts.entry(kind).or_default();
@@ -165,8 +223,9 @@ fn read(rows: Rows<'_>, reach: &Reach, limit: usize) -> (request::Batches, Vec<(
     (batches, growing)
 }
 
-/// The table of batches: what the manifest has. `events_before` is set for those that the next run takes again.
-fn fill(with: &With, discovery: &Discovery<'_>, growing: &[(String, u64)]) -> Plan {
+/// The table of batches: what the manifest has, and where batches are folded, what the source has before those.
+/// `events_before` is set for those that the next run takes again.
+fn fill(with: &With, discovery: &Discovery<'_>, folded: bool, growing: &[(String, u64)]) -> Plan {
     let run = discovery.run;
     let into = run.scratch(with.into.alias());
     let (batch, time) = (
@@ -182,12 +241,32 @@ fn fill(with: &With, discovery: &Discovery<'_>, growing: &[(String, u64)]) -> Pl
         manifest = discovery.manifest,
         playbook = Literal(run.playbook()),
     );
+    let mut reads = vec![discovery.manifest];
+    let select = match folded {
+        false => select,
+        true => {
+            reads.push(&discovery.source.events);
+            sql!(
+                "{select}
+                UNION ALL
+                SELECT g.batch, g.events, g.first_time, g.last_time, CAST(NULL AS bigint)
+                FROM {manifest} AS w
+                JOIN {groups} AS g ON g.batch < w.batch AND g.events > 0
+                WHERE w.playbook = {playbook} AND w.before_batches IS NOT NULL
+                  AND NOT EXISTS (SELECT FROM {manifest} AS m WHERE m.playbook = {playbook} AND m.batch = g.batch)",
+                select = select,
+                manifest = discovery.manifest,
+                groups = discovery.groups(&sql!("true")).indented(16),
+                playbook = Literal(run.playbook()),
+            )
+        }
+    };
     let plan = Plan::new().run_all(scratch::fill(
         run,
         &into,
         "note processed batches",
         &select,
-        [discovery.manifest],
+        reads,
     ));
     if growing.is_empty() {
         return plan;

@@ -11,14 +11,16 @@
 //!
 //! Playbooks that come from SQL Runner fit as they stand, once BEGIN and COMMIT are taken out: all statements run in one
 //! transaction unless `transaction: false`. Scratch tables are named in double braces: `{{ session_ids }}`; so are
-//! `{{ events }}` and `{{ manifest }}`.
+//! `{{ events }}` and `{{ manifest }}`. Where rows of old batches are folded (`retain` of `diff-manifest`), SQL that reads
+//! the manifest must know `before_batches`: a batch before one whose row has it is processed, though it has no row. SQL that
+//! does not name that column is refused then.
 //!
 //! What it does not do: substitute values into SQL. It puts quoted table names in place of braces, and nothing else.
 
-use stepwell_sdk::planner::{Ask, Plan, Run, Statement, Stop};
+use stepwell_sdk::planner::{Ask, Plan, Run, Statement, Stop, question};
 use stepwell_sdk::settings::{DerivedTable, ReadTable, ScratchInput, ScratchOutput, SqlText};
-use stepwell_sdk::sql::{Sql, TableName, render, split};
-use stepwell_sdk::{Failure, Settings, export_planner};
+use stepwell_sdk::sql::{Literal, Sql, TableName, render, split};
+use stepwell_sdk::{Failure, Question, Settings, export_planner, sql};
 
 /// Settings of `sql`.
 #[derive(serde::Deserialize, Settings)]
@@ -48,7 +50,7 @@ fn yes() -> bool {
 }
 
 /// Answers with the statements as they stand, names put in.
-pub fn plan(run: &Run, with: &With, _: &mut Ask<'_>) -> Result<Plan, Stop> {
+pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
     let place = with
         .statements
         .file
@@ -64,9 +66,13 @@ pub fn plan(run: &Run, with: &With, _: &mut Ask<'_>) -> Result<Plan, Stop> {
         .map(ScratchInput::alias)
         .chain(with.fills.iter().map(ScratchOutput::alias));
     let scratch: Vec<&str> = scratch.collect();
+    let mut reads_manifest = false;
     let text = render(&with.statements.text, |name| match name {
         "events" => run.source().ok().map(|source| source.events.to_string()),
-        "manifest" => run.manifest().ok().map(|table| table.to_string()),
+        "manifest" => {
+            reads_manifest = true;
+            run.manifest().ok().map(|table| table.to_string())
+        }
         name => scratch.contains(&name).then(|| run.scratch(name).to_string()),
     })
     .map_err(|error| {
@@ -78,6 +84,18 @@ pub fn plan(run: &Run, with: &With, _: &mut Ask<'_>) -> Result<Plan, Stop> {
     let statements = split(&text).map_err(|error| fail(error.to_string()))?;
     if statements.is_empty() {
         return Err(fail("expected at least one statement, found none".into()).into());
+    }
+    if reads_manifest && !text.contains("before_batches") {
+        let folded = ask.one(folded(run)?)?;
+        if folded.first().and_then(|row| row.bool("folded")) == Some(true) {
+            let message = "the manifest has no rows of old batches, which this SQL would take for unprocessed";
+            return Err(fail(message.into())
+                .with_help(
+                    "Let it take batches for processed that stand before one with `before_batches IS NOT NULL`, or take \
+                     `retain` out and run once with --full-refresh.",
+                )
+                .into());
+        }
     }
     let mut reads: Vec<TableName> = with.reads.iter().map(|table| table.0.clone()).collect();
     reads.extend(run.source().ok().map(|source| source.events.clone()));
@@ -101,6 +119,20 @@ pub fn plan(run: &Run, with: &With, _: &mut Ask<'_>) -> Result<Plan, Stop> {
     })
 }
 
+/// Asks whether a row of the manifest stands for batches without a row.
+fn folded(run: &Run) -> Result<Question, Failure> {
+    let select = sql!(
+        "SELECT EXISTS (\n  SELECT FROM {manifest}\n  WHERE playbook = {playbook} AND before_batches IS NOT NULL\n) AS folded",
+        manifest = run.manifest()?,
+        playbook = Literal(run.playbook()),
+    );
+    Ok(question(
+        "batches without a row of their own",
+        select,
+        vec![],
+    ))
+}
+
 export_planner! {
     name: "sql",
     summary: "Runs the statements of a file",
@@ -112,7 +144,7 @@ export_planner! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stepwell_sdk::testing::Conversation;
+    use stepwell_sdk::testing::{Conversation, bools};
 
     #[test]
     fn names_are_put_in_and_statements_split() {
@@ -121,6 +153,29 @@ mod tests {
             "reads": ["derived.d"], "writes": ["derived.v"], "uses": ["ids"]
         }"#;
         Conversation::new(plan, with).check_golden("sql/statements.postgres.sql");
+    }
+
+    #[test]
+    fn rows_of_the_manifest_are_not_taken_for_all_batches() {
+        let outcome = |text: &str, folded: bool| {
+            let with = format!(r#"{{ "statements": "{text}" }}"#);
+            Conversation::new(plan, &with)
+                .answer(
+                    "batches without a row of their own",
+                    bools(&["folded"], &[&[Some(folded)]]),
+                )
+                .outcome()
+        };
+        let reads = "SELECT batch FROM {{ manifest }}";
+        assert!(outcome(reads, false).0.is_ok());
+        let failure = outcome(reads, true).0.unwrap_err();
+        assert_eq!(failure.setting.as_deref(), Some("/statements"));
+        assert!(failure.help.unwrap().contains("before_batches"));
+        let knows = "SELECT batch, before_batches FROM {{ manifest }}";
+        for text in [knows, "SELECT 1"] {
+            let (plan, asked) = outcome(text, true);
+            assert!(plan.is_ok() && asked.is_empty(), "{text}");
+        }
     }
 
     #[test]

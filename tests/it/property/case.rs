@@ -29,6 +29,9 @@ pub struct Case {
     /// Keys that are longer stay as they are, in days.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freeze_days: Option<i64>,
+    /// How far back each batch keeps a row of its own in the manifest, in hours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retain_hours: Option<i64>,
     /// By their place in [`PLAYBOOKS`](super::playbooks::PLAYBOOKS).
     pub playbooks: Vec<usize>,
     /// In this order. A run of all playbooks follows the last one.
@@ -141,6 +144,7 @@ impl Case {
             settle_minutes: None,
             until: false,
             freeze_days: None,
+            retain_hours: None,
             playbooks: match chosen.is_empty() {
                 true => vec![dice.index(playbooks)],
                 false => chosen,
@@ -162,6 +166,15 @@ impl Case {
         case.until = dice.percent(60);
         if dice.percent(20) {
             case.freeze_days = Some(dice.pick(&[1, 20, 45]));
+        }
+        if dice.percent(40) && case.batch != Batch::Id {
+            // So short that most of what arrives is old soon, and so many that some of it is touched again.
+            case.lookback_hours = dice.pick(&[6, 6, 2 * 24]);
+            case.retain_hours = Some(case.lookback_hours * dice.pick(&[1, 1, 3]));
+            for _ in 0..4 + dice.below(8) {
+                let op = stream.op(&mut dice, case.playbooks.len());
+                case.ops.push(op);
+            }
         }
         case
     }

@@ -22,7 +22,10 @@ pub async fn database() -> Db {
         "ALTER TABLE atomic.events SET UNLOGGED, ALTER collector_tstamp DROP NOT NULL;
          ALTER TABLE {CONTEXTS} SET UNLOGGED;
          CREATE SCHEMA model;
-         CREATE UNLOGGED TABLE model.noted (playbook text, batch text, run_id text);
+         CREATE UNLOGGED TABLE model.taken (playbook text, batch text);
+         CREATE FUNCTION model.take() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN INSERT INTO model.taken VALUES (NEW.playbook, NEW.batch::text); RETURN NULL; END $$;
+         CREATE UNLOGGED TABLE model.noted (playbook text, batch text, processed boolean);
          CREATE UNLOGGED TABLE model.left_alone (playbook text, batch text);
          CREATE UNLOGGED TABLE model.seen AS SELECT ''::text AS playbook, * FROM atomic.events;
          CREATE UNLOGGED TABLE model.gone AS TABLE model.seen"
@@ -86,7 +89,7 @@ impl<'a> Bench<'a> {
     async fn new(db: &'a Db, case: &'a Case) -> Self {
         let mut sql = format!(
             "DROP SCHEMA IF EXISTS derived, scratch CASCADE;
-             TRUNCATE atomic.events, {CONTEXTS}, model.noted, model.left_alone, model.seen, model.gone;
+             TRUNCATE atomic.events, {CONTEXTS}, model.taken, model.noted, model.left_alone, model.seen, model.gone;
              DROP INDEX IF EXISTS atomic.by_batch, atomic.by_session, atomic.by_visitor, atomic.by_event, atomic.by_root,
                atomic.by_page;"
         );
@@ -112,10 +115,23 @@ impl<'a> Bench<'a> {
             let playbook = &PLAYBOOKS[place];
             (playbook, parse(&playbook.text(case)))
         });
+        let workflows: Vec<_> = workflows.collect();
+        for (playbook, workflow) in &workflows {
+            // Which batches a run takes the manifest does not say in the end, where it has no rows of old ones.
+            let made = stepwell_runner::init(workflow, &db.options(&RunOptions::default())).await;
+            made.expect("the host's tables are made");
+            let manifest = playbook.manifest(case);
+            db.sql(&format!(
+                "DROP TRIGGER IF EXISTS take ON {manifest};
+                 CREATE TRIGGER take AFTER INSERT OR UPDATE OF run_id ON {manifest}
+                 FOR EACH ROW EXECUTE FUNCTION model.take()"
+            ))
+            .await;
+        }
         Self {
             db,
             case,
-            workflows: workflows.collect(),
+            workflows,
         }
     }
 
@@ -237,10 +253,34 @@ impl<'a> Bench<'a> {
         Some(format!("timestamp '{floor}'"))
     }
 
-    /// Notes which events the batches had that were processed by the run.
+    /// The condition that a batch is processed: it has a row in the manifest, or stands before one that stands for all
+    /// before it.
+    fn is_processed(&self, playbook: &Playbook, batch: &str) -> String {
+        let (name, manifest) = (playbook.name, playbook.manifest(self.case));
+        let has_row =
+            format!("{batch} IN (SELECT batch FROM {manifest} WHERE playbook = '{name}')");
+        match self.folded(playbook) {
+            None => has_row,
+            Some(folded) => format!("({has_row} OR {batch} < {folded})"),
+        }
+    }
+
+    /// The batch whose row stands for all before it, as an SQL expression; none where each batch has a row.
+    fn folded(&self, playbook: &Playbook) -> Option<String> {
+        let (name, manifest) = (playbook.name, playbook.manifest(self.case));
+        self.case.retain_hours.map(|_| {
+            format!(
+                "(SELECT batch FROM {manifest} WHERE playbook = '{name}' AND before_batches IS NOT NULL)"
+            )
+        })
+    }
+
+    /// Notes which events the batches had that were processed by the run. A batch that was never processed and counts as
+    /// processed by its name is noted without any: its events are unsettled until they are found.
     async fn note(&self, playbook: &Playbook, run: &Run) {
         let (name, manifest) = (playbook.name, playbook.manifest(self.case));
-        let batch = format!("({})::text", self.case.batch.expression());
+        let expression = self.case.batch.expression();
+        let batch = format!("({expression})::text");
         let gone = match run.full_refresh {
             true => format!("DELETE FROM model.gone WHERE playbook = '{name}'"),
             false => format!(
@@ -250,19 +290,29 @@ impl<'a> Bench<'a> {
                    AND NOT EXISTS (SELECT FROM atomic.events AS e WHERE e.se_label = s.se_label)"
             ),
         };
+        let (before, never) = match self.folded(playbook) {
+            None => (String::new(), String::new()),
+            Some(folded) => (
+                format!(" OR n.batch::timestamp < {folded}"),
+                format!(
+                    "INSERT INTO model.noted SELECT DISTINCT '{name}', {batch}, false FROM atomic.events
+                     WHERE {expression} < {folded} AND collector_tstamp IS NOT NULL
+                       AND {batch} NOT IN (SELECT batch FROM model.noted WHERE playbook = '{name}');"
+                ),
+            ),
+        };
+        let taken = format!("SELECT batch FROM model.taken WHERE playbook = '{name}'");
         self.db
             .sql(&format!(
-                "DELETE FROM model.noted AS n WHERE n.playbook = '{name}' AND NOT EXISTS (
-                   SELECT FROM {manifest} AS m WHERE m.playbook = '{name}' AND m.batch::text = n.batch AND m.run_id = n.run_id);
+                "DELETE FROM model.noted AS n WHERE n.playbook = '{name}' AND (n.batch IN ({taken}) OR NOT coalesce(
+                   n.batch IN (SELECT batch::text FROM {manifest} WHERE playbook = '{name}'){before}, false));
                  {gone};
                  DELETE FROM model.seen AS s WHERE s.playbook = '{name}' AND NOT EXISTS (
                    SELECT FROM model.noted AS n WHERE n.playbook = '{name}' AND n.batch = {batch});
-                 INSERT INTO model.seen SELECT '{name}', e.* FROM atomic.events AS e
-                 WHERE {batch} IN (SELECT batch::text FROM {manifest} WHERE playbook = '{name}')
-                   AND {batch} NOT IN (SELECT batch FROM model.noted WHERE playbook = '{name}');
-                 INSERT INTO model.noted SELECT playbook, batch::text, run_id FROM {manifest} AS m
-                 WHERE playbook = '{name}' AND NOT EXISTS (
-                   SELECT FROM model.noted AS n WHERE n.playbook = '{name}' AND n.batch = m.batch::text)"
+                 INSERT INTO model.seen SELECT '{name}', e.* FROM atomic.events AS e WHERE {batch} IN ({taken});
+                 INSERT INTO model.noted SELECT DISTINCT '{name}', batch, true FROM ({taken}) AS taken;
+                 {never}
+                 DELETE FROM model.taken WHERE playbook = '{name}'"
             ))
             .await;
     }
@@ -315,6 +365,14 @@ impl<'a> Bench<'a> {
             (true, Batch::Id) => "min(b.last)",
             (true, _) => "min(least(b.last, b.batch))",
         };
+        // One that has been folded was so old that it was not looked at before either, if it has grown.
+        let without_row = match self.folded(playbook) {
+            None => "false".to_owned(),
+            Some(folded) => format!(
+                "coalesce(c.batch < {folded}, false) AND c.batch::text IN (
+                   SELECT batch FROM model.noted WHERE playbook = '{name}' AND processed)"
+            ),
+        };
         let batches = format!(
             "WITH counted AS (
                SELECT {expression} AS batch, count(collector_tstamp) AS events, max(collector_tstamp) AS last,
@@ -322,7 +380,7 @@ impl<'a> Bench<'a> {
                FROM atomic.events CROSS JOIN (SELECT {floor} AS floor) AS f
                WHERE {expression} IS NOT NULL GROUP BY 1, f.floor HAVING count(collector_tstamp) > 0
              ), b AS (
-               SELECT c.*, m.events AS noted, m.last_time, m.run_id
+               SELECT c.*, m.events AS noted, m.last_time, m.run_id, {without_row} AS without_row
                FROM counted AS c LEFT JOIN {manifest} AS m ON m.playbook = '{name}' AND m.batch = c.batch
              ), kept AS (
                SELECT b.*, b.settling OR coalesce(b.last > (
@@ -341,8 +399,8 @@ impl<'a> Bench<'a> {
              WHERE CASE
                WHEN b.settling THEN b.run_id = '{run_id}' AND NOT {full_refresh}
                WHEN b.waits THEN false
-               WHEN b.noted IS NULL THEN b.last >= b.floor AND {seen}
-                 OR b.batch::text IN (SELECT batch FROM model.left_alone WHERE playbook = '{name}')
+               WHEN b.noted IS NULL THEN NOT b.without_row AND b.last >= b.floor AND {seen}
+                 OR NOT b.without_row AND b.batch::text IN (SELECT batch FROM model.left_alone WHERE playbook = '{name}')
                ELSE b.events > b.noted AND b.last_time >= b.floor AND {counted} END",
             full_refresh = run.full_refresh,
         );
@@ -365,13 +423,14 @@ impl<'a> Bench<'a> {
 
     /// What the SQL of a playbook sees.
     fn given(&self, playbook: &Playbook) -> String {
-        let (name, manifest) = (playbook.name, playbook.manifest(self.case));
+        let name = playbook.name;
         let batch = self.case.batch.expression();
+        let processed = self.is_processed(playbook, batch);
         format!(
             "counted AS (
                SELECT *, ctid AS place FROM atomic.events
                WHERE collector_tstamp IS NOT NULL
-                 AND {batch} IN (SELECT batch FROM {manifest} WHERE playbook = '{name}')
+                 AND {processed}
              ), once AS (
                SELECT * FROM (
                  SELECT *, row_number() OVER (

@@ -40,13 +40,15 @@ impl Playbook {
             true => "",
             false => ", loaded-at: load_tstamp",
         };
-        let text = match case.settle_minutes {
-            None => text,
-            Some(minutes) => text.replace(
-                "into: batches }",
-                &format!("into: batches, settle: {minutes} minutes{loaded_at} }}"),
-            ),
-        };
+        let settle = case.settle_minutes.map_or_else(String::new, |minutes| {
+            format!(", settle: {minutes} minutes{loaded_at}")
+        });
+        let retain = (case.retain_hours)
+            .map_or_else(String::new, |hours| format!(", retain: {hours} hours"));
+        let text = text.replace(
+            "into: batches }",
+            &format!("into: batches{settle}{retain} }}"),
+        );
         let table = self.table;
         let text = match self.last(case) {
             None => text,

@@ -98,6 +98,7 @@ fn candidates(case: &Case) -> Vec<Case> {
         |case: &mut Case| case.settle_minutes = None,
         |case: &mut Case| case.until = false,
         |case: &mut Case| case.freeze_days = None,
+        |case: &mut Case| case.retain_hours = None,
     ];
     for simplify in simpler {
         let mut simple = case.clone();

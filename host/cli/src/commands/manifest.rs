@@ -126,17 +126,27 @@ fn listing(rows: &[ManifestRow]) -> String {
         Column::Text("run"),
     ];
     let or_none = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".into());
-    table(
-        &columns,
-        rows.iter().map(|row| {
-            vec![
-                row.batch.clone(),
-                number(row.events.unsigned_abs()),
-                or_none(&row.first_time),
-                or_none(&row.last_time),
-                row.processed_at.clone(),
-                row.run_id.clone(),
-            ]
-        }),
-    )
+    let mut lines = Vec::new();
+    for row in rows {
+        lines.push(vec![
+            row.batch.clone(),
+            number(row.events.unsigned_abs()),
+            or_none(&row.first_time),
+            or_none(&row.last_time),
+            row.processed_at.clone(),
+            row.run_id.clone(),
+        ]);
+        // Those that have no row of their own.
+        if let Some(before) = &row.before {
+            lines.push(vec![
+                format!("{} before", number(before.batches.unsigned_abs())),
+                number(before.events.unsigned_abs()),
+                or_none(&before.first_time),
+                or_none(&before.last_time),
+                "-".into(),
+                "-".into(),
+            ]);
+        }
+    }
+    table(&columns, lines)
 }

@@ -1,0 +1,77 @@
+-- question: columns of derived.sessions
+SELECT
+    a.attname::text AS name,
+    format_type(a.atttypid, a.atttypmod) AS type,
+    a.atttypid::int8 AS type_oid,
+    c.relkind::text AS kind
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum;
+-- $1: Param::Text("derived")
+-- $2: Param::Text("sessions")
+
+-- question: columns of scratch.sessions__sessions
+SELECT
+    a.attname::text AS name,
+    format_type(a.atttypid, a.atttypmod) AS type,
+    a.atttypid::int8 AS type_oid,
+    c.relkind::text AS kind
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum;
+-- $1: Param::Text("scratch")
+-- $2: Param::Text("sessions__sessions")
+
+-- question: rows of scratch.sessions__sessions that belong to no id
+SELECT EXISTS (
+  SELECT FROM scratch.sessions__sessions AS rows
+  WHERE NOT EXISTS (SELECT FROM scratch.sessions__ids AS ids WHERE rows.session_id = ids.session_id)
+) AS strays;
+
+-- question: batches without a row of their own
+SELECT batch::text AS batch, processed_at::text AS processed_at
+FROM derived.manifest
+WHERE playbook = 'sessions' AND before_batches IS NOT NULL;
+
+-- statement: delete old rows of derived.sessions
+--   reads scratch.sessions__ids
+--   writes derived.sessions
+DELETE FROM derived.sessions;
+
+-- statement: insert rows into derived.sessions
+--   reads scratch.sessions__sessions
+--   writes derived.sessions
+INSERT INTO derived.sessions (session_id, n)
+SELECT session_id, n
+FROM scratch.sessions__sessions;
+
+-- statement: forget batches that are gone
+--   reads scratch.sessions__batches
+--   writes derived.manifest
+DELETE FROM derived.manifest AS m
+WHERE m.playbook = 'sessions'
+  AND NOT EXISTS (SELECT FROM scratch.sessions__batches AS batches WHERE batches.batch = m.batch);
+
+-- statement: note batches processed again
+--   reads scratch.sessions__batches
+--   writes derived.manifest
+UPDATE derived.manifest AS m
+SET events = batches.events, first_time = batches.first_time, last_time = batches.last_time, run_id = '0192',
+  before_batches = NULL, before_events = NULL, before_first_time = NULL, before_last_time = NULL
+FROM scratch.sessions__batches AS batches
+WHERE m.playbook = 'sessions'
+  AND m.batch = batches.batch;
+
+-- statement: note batches as processed
+--   reads scratch.sessions__batches
+--   writes derived.manifest
+INSERT INTO derived.manifest (playbook, batch, events, first_time, last_time, run_id, processed_at)
+SELECT 'sessions', batch, events, first_time, last_time, '0192',
+  CASE WHEN batch < '2025-12-20 00:00:00' THEN CAST('2025-12-20 01:00:00+00' AS timestamptz) ELSE clock_timestamp() END
+FROM scratch.sessions__batches AS batches
+WHERE NOT EXISTS (SELECT FROM derived.manifest AS m WHERE m.playbook = 'sessions' AND m.batch = batches.batch);
+
