@@ -58,11 +58,17 @@ impl Verify {
     }
 
     /// Returns a number from 0 to 2³² − 1 that depends on the values of a key alone, the same on every server.
+    ///
+    /// Values are taken by their text: a `char(n)` and a `text` that are equal, of which one is padded, have one number.
     pub fn hash<'a>(&self, key: impl IntoIterator<Item = &'a Sql>) -> Sql {
         sql!(
             "('x' || substr(md5({seed} || ROW({key})::text), 1, 8))::bit(32)::bigint",
             seed = Literal(&format!("{}:", self.seed)),
-            key = join(key, ", "),
+            key = join(
+                key.into_iter()
+                    .map(|value| sql!("{value}::text", value = value)),
+                ", "
+            ),
         )
     }
 

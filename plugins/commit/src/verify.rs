@@ -361,6 +361,15 @@ impl Sides<'_> {
 
     /// The rows of the derived table that are compared.
     fn derived(&self) -> Sql {
+        self.compared(self.table)
+    }
+
+    /// The rows that were computed, and are compared: a step may compute more keys than it was asked for.
+    fn computed(&self) -> Sql {
+        self.compared(self.from)
+    }
+
+    fn compared(&self, table: &TableName) -> Sql {
         let mut conditions = Vec::new();
         if !self.verify.is_whole() {
             conditions.push(self.asked_for());
@@ -371,31 +380,13 @@ impl Sides<'_> {
             true => sql!(
                 "(SELECT {names} FROM {table})",
                 names = names,
-                table = self.table
+                table = table
             ),
             false => sql!(
                 "(SELECT {names} FROM {table} AS r WHERE {conditions})",
                 names = names,
-                table = self.table,
+                table = table,
                 conditions = join(conditions, " AND "),
-            ),
-        }
-    }
-
-    /// The rows that were computed.
-    fn computed(&self) -> Sql {
-        let names = idents(self.columns.iter().map(|column| &column.name));
-        match self.settled() {
-            None => sql!(
-                "(SELECT {names} FROM {from})",
-                names = names,
-                from = self.from
-            ),
-            Some(settled) => sql!(
-                "(SELECT {names} FROM {from} AS r WHERE {settled})",
-                names = names,
-                from = self.from,
-                settled = settled
             ),
         }
     }
@@ -410,8 +401,8 @@ impl Sides<'_> {
         })
     }
 
-    /// The condition that row `r` of the derived table has one of the keys that were asked for. A sample also takes rows
-    /// whose key no event has, by the same hash; a stretch of time takes them with its ids.
+    /// The condition that row `r` has one of the keys that were asked for. A sample also takes derived rows whose key no
+    /// event has, by the same hash; a stretch of time takes them with its ids.
     fn asked_for(&self) -> Sql {
         let verify = self.verify;
         if verify.since.is_some() || verify.until.is_some() {
