@@ -76,10 +76,10 @@ async fn traces(db: &Db) -> Vec<Vec<Option<String>>> {
 }
 
 /// A column with its derived and its computed value.
-type Cell = (String, Option<String>, Option<String>);
+pub(crate) type Cell = (String, Option<String>, Option<String>);
 
 /// The rows that differ in this way: key and cells.
-fn values(table: &Table, kind: &str) -> Vec<(String, Vec<Cell>)> {
+pub(crate) fn values(table: &Table, kind: &str) -> Vec<(String, Vec<Cell>)> {
     let rows = table.named.iter().filter(|row| row.kind == kind);
     rows.map(|row| {
         let values = row.values.iter();

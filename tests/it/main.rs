@@ -23,4 +23,5 @@ mod refresh;
 mod retain;
 mod run;
 mod strangers;
+mod verify_reducers;
 mod workflows;

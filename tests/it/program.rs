@@ -46,8 +46,14 @@ impl Program {
 
     /// Starts the program.
     pub fn start(&self, args: &[&str]) -> Child {
+        self.start_with(args, &[])
+    }
+
+    /// Starts the program with environment variables of its own.
+    pub fn start_with(&self, args: &[&str], envs: &[(&str, &str)]) -> Child {
         Command::new(env!("CARGO_BIN_EXE_stepwell-under-test"))
             .args(args)
+            .envs(envs.iter().copied())
             .current_dir(self.folder.path())
             .env(
                 "XDG_CACHE_HOME",

@@ -181,6 +181,14 @@ pub enum Problem {
         /// Its value.
         value: Duration,
     },
+    /// What a reducer gives could not be kept until it can be written.
+    #[error("could not keep the reducer's rows in a temporary file in {}", folder.display())]
+    TemporaryFile {
+        /// Where the file is, or was to be.
+        folder: std::path::PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// Another run of the playbook is alive.
     #[error("run {owner} holds playbook \"{playbook}\", since {since}")]
     LeaseHeld {
@@ -334,6 +342,7 @@ impl RunError {
             | Problem::Load { .. }
             | Problem::Refused(_)
             | Problem::Folded { .. }
+            | Problem::TemporaryFile { .. }
             | Problem::OutOfTime { .. } => Failure::Step,
         }
     }
@@ -367,6 +376,9 @@ impl RunError {
             Problem::OutOfTime { plugin, limit, .. } => {
                 Some(format!("If it needs more, raise `plugins.{plugin}.limits.{}`.", limit.name()))
             }
+            Problem::TemporaryFile { .. } => Some(
+                "It takes all rows that the step computes, once: make room there, or name another folder by TMPDIR. With `--sample`, `--since` or `--until` there are fewer.".into(),
+            ),
             Problem::LeaseHeld { heartbeat_age, place, .. } => Some(format!(
                 "It runs at {place} and gave a sign of life {} s ago. Wait for it to end; if it is dead, the next run takes over by itself.",
                 heartbeat_age.as_secs()

@@ -8,10 +8,13 @@
 //!
 //! One transaction makes the target anew and fills it, however many parts there are, so that it is there whole or not.
 //!
+//! Within the one transaction of a verification all of it happens on one session, in one part (`within.rs`).
+//!
 //! A third party's SELECT runs under the plugin's own login, read-only, and nothing but the SELECT does: where its rows
 //! cannot be read in parts as they are, they are read in one. Those that it gives are written by the workflow's login.
 
 mod flow;
+mod within;
 
 use std::time::Instant;
 
@@ -35,6 +38,8 @@ use crate::report::{PlannedStatement, StatementReport};
 use crate::run::{Context, Interrupts};
 use crate::step::Steps;
 use flow::{Flow, Reader};
+
+pub(crate) use within::ReductionWithin;
 
 /// Rows below which one part is enough: what further sessions and instances cost is more than they save.
 const ROWS_FOR_PARTS: u64 = 50_000;
@@ -140,6 +145,21 @@ impl Prepared {
         described
             .grouped(&self.shape.key, &self.shape.order_by)
             .map_err(|error| RunError::new(Problem::Refused(format!("the shape: {error}"))))
+    }
+
+    /// Says that it was the SELECT that failed.
+    fn of_select(&self, place: &StepPlace, error: RunError) -> RunError {
+        let statement = StatementPlace {
+            label: "read rows".into(),
+            question: false,
+            number: 1,
+            count: 1,
+            sql: self.select.clone(),
+        };
+        error.at(StepPlace {
+            statement: Some(statement),
+            ..place.clone()
+        })
     }
 
     fn target_sql(&self) -> String {
@@ -311,7 +331,7 @@ impl Reduction<'_> {
             grouped: &grouped,
             output: &self.prepared.output,
             target: &self.prepared.target,
-            cut: self.cut(parts),
+            cut: cut(self.batch_rows, parts),
         };
         let flowing = flow.run(readers, &writer, &context.interrupts);
         let (readers, flowed) = flowing.await.map_err(|error| match &*error.problem {
@@ -363,15 +383,6 @@ impl Reduction<'_> {
             .map_err(RunError::warehouse("commit"))?;
         context.give_back_session(writer).await;
         Ok(executed)
-    }
-
-    fn cut(&self, parts: usize) -> Cut {
-        let cut = Cut::default();
-        let bytes = BATCH_BYTES / parts.max(1) as u64;
-        Cut {
-            rows: self.batch_rows.unwrap_or(BATCH_ROWS),
-            bytes: bytes.clamp(1 << 20, cut.bytes),
-        }
     }
 
     /// Decides how to read by what the server expects of the SELECT.
@@ -523,19 +534,18 @@ impl Reduction<'_> {
             .map_err(RunError::warehouse("make the table of the reducer's rows"))
     }
 
-    /// Says that it was the SELECT that failed.
     fn of_select(&self, error: RunError) -> RunError {
-        let statement = StatementPlace {
-            label: "read rows".into(),
-            question: false,
-            number: 1,
-            count: 1,
-            sql: self.prepared.select.clone(),
-        };
-        error.at(StepPlace {
-            statement: Some(statement),
-            ..self.place.clone()
-        })
+        self.prepared.of_select(&self.place, error)
+    }
+}
+
+/// Returns how large batches are where rows are read in so many parts at a time.
+fn cut(rows: Option<u32>, parts: usize) -> Cut {
+    let cut = Cut::default();
+    let bytes = BATCH_BYTES / parts.max(1) as u64;
+    Cut {
+        rows: rows.unwrap_or(BATCH_ROWS),
+        bytes: bytes.clamp(1 << 20, cut.bytes),
     }
 }
 

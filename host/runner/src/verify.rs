@@ -6,6 +6,8 @@
 //! have names of their own, so no run waits for it and it waits for none, and it takes no lease. In the end, or whatever
 //! happens, it is rolled back: nothing of it stays, even if the host is killed.
 //!
+//! A reducer reads on that session too, in one part: others do not see the scratch tables.
+//!
 //! What it costs while it lasts: the server cannot clean up rows that were deleted since it began, as with any long query.
 
 pub mod found;
@@ -16,16 +18,17 @@ use serde::Serialize;
 use serde_json::json;
 use stepwell_sandbox::contract::Plan;
 use stepwell_warehouse::{Access, AnswerLimits, Session};
-use stepwell_workflow::{Step, Trust, Workflow};
+use stepwell_workflow::{Step, Workflow};
 
 use crate::components::Components;
 use crate::connect;
-use crate::conversation::Whom;
+use crate::conversation::{Conversation, Whom};
 use crate::convert;
 use crate::error::{Problem, RunError, one_line};
 use crate::init;
 use crate::observe::{Event, Observer};
 use crate::policy::Checked;
+use crate::reduce::{self, Prepared, ReductionWithin};
 use crate::run::{Interrupts, RunOptions};
 use crate::step::{Asked, Steps};
 use crate::stop::Stop;
@@ -142,7 +145,7 @@ pub async fn verify(
     };
     let listening = verification
         .interrupts
-        .while_listening(stop, verification.run(what));
+        .while_listening(stop, Box::pin(verification.run(what)));
     let mut report = listening.await?;
     report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(report)
@@ -199,7 +202,8 @@ impl Verification<'_> {
                 Some(&needed) if reads_from(step, &workflow.steps[needed]) => {
                     Some(format!("it needs step \"{}\"", workflow.steps[needed].id))
                 }
-                _ => self.step(index, report).await?,
+                // As in a run: in one piece the future of a step fills half of a thread's stack.
+                _ => Box::pin(self.step(index, report)).await?,
             };
             match reason {
                 None => done[index] = true,
@@ -222,23 +226,14 @@ impl Verification<'_> {
         let workflow = self.steps.workflow;
         let step = &workflow.steps[index];
         self.event(&Event::StepStarted { step: &step.id });
-        let alone = workflow
-            .plugins
-            .get(&step.uses)
-            .filter(|entry| entry.trust == Trust::ThirdParty)
-            .map(|_| "its statements run under a login of its own")
-            .or(self
-                .steps
-                .is_reducer(index)
-                .then_some("its rows travel through the plugin on sessions of their own"));
-        if let Some(why) = alone {
-            let message = format!(
-                "{why}, and cannot be part of the one transaction in which a verification computes everything"
-            );
-            return Err(RunError::new(Problem::Refused(message)).at(self.steps.place(index)));
+        if self.steps.third_party(index).is_some() {
+            let why = "its SQL runs under a login of its own, which cannot see the tables of a verification: they are part \
+                       of one transaction of the workflow's login that is never committed";
+            return Err(RunError::new(Problem::Refused(why.into())).at(self.steps.place(index)));
         }
-        let plan = match self.plan(index).await {
-            Ok(plan) => plan,
+        // The parts wait on the heap: in one piece they would fill a thread's stack.
+        let (plan, reducer) = match Box::pin(self.plan(index)).await {
+            Ok(planned) => planned,
             Err(error) if !step.critical && self.interrupts.check().is_ok() => {
                 return Ok(Some(one_line(&error)));
             }
@@ -247,7 +242,10 @@ impl Verification<'_> {
         if let Some(reason) = self.beyond_scratch(&plan) {
             return Ok(Some(reason));
         }
-        let rows = self.statements(index, &plan).await?;
+        let rows = match reducer {
+            None => Box::pin(self.statements(index, &plan)).await?,
+            Some(prepared) => Box::pin(self.fold(index, prepared)).await?,
+        };
         self.steps.publish(index, &plan);
         for publication in plan
             .publishes
@@ -278,27 +276,69 @@ impl Verification<'_> {
         Ok(None)
     }
 
-    /// Asks a step for its plan. One that fails leaves the transaction as it was.
-    async fn plan(&self, index: usize) -> Result<Checked<Plan>, RunError> {
+    /// Asks a step for its plan, a reducer for its shape. One that fails leaves the transaction as it was.
+    async fn plan(&self, index: usize) -> Result<(Checked<Plan>, Option<Prepared>), RunError> {
         let doing = || RunError::warehouse("verify");
         self.session
             .batch("SAVEPOINT step")
             .await
             .map_err(doing())?;
-        let planned = self
-            .steps
-            .conversation(index)
-            .plan(Whom::Workflow(&self.session), &self.interrupts)
-            .await;
+        let planned = match self.steps.is_reducer(index) {
+            true => Box::pin(self.shape(index)).await,
+            false => {
+                let conversation = self.steps.conversation(index);
+                let plan = conversation.plan(Whom::Workflow(&self.session), &self.interrupts);
+                Box::pin(plan).await.map(|plan| (plan, None))
+            }
+        };
         let end = match planned {
             Ok(_) => "RELEASE SAVEPOINT step",
             Err(_) => "ROLLBACK TO SAVEPOINT step; RELEASE SAVEPOINT step",
         };
         match (planned, self.session.batch(end).await) {
-            (Ok(plan), ended) => ended.map_err(doing()).map(|()| plan),
+            (Ok(planned), ended) => ended.map_err(doing()).map(|()| planned),
             // The first error is the one that counts.
             (Err(error), _) => Err(error),
         }
+    }
+
+    async fn shape(&self, index: usize) -> Result<(Checked<Plan>, Option<Prepared>), RunError> {
+        let (steps, session, interrupts) = (&self.steps, &self.session, &self.interrupts);
+        let conversation = steps.conversation(index);
+        let shape = conversation
+            .shape(Whom::Workflow(session), interrupts)
+            .await?;
+        let plan = reduce::as_plan(&shape, steps, index)?;
+        let prepared = Prepared::new(shape, steps, index, session, interrupts).await?;
+        Ok((plan, Some(prepared)))
+    }
+
+    /// Lets rows through a reducer; returns how many it gave.
+    async fn fold(&self, index: usize, prepared: Prepared) -> Result<u64, RunError> {
+        let Conversation {
+            component,
+            limits,
+            info,
+            place,
+            ..
+        } = self.steps.conversation(index);
+        self.event(&Event::StatementStarted {
+            step: &place.id,
+            label: "fold rows",
+            number: 1,
+            count: 1,
+        });
+        let reduction = ReductionWithin {
+            session: &self.session,
+            interrupts: &self.interrupts,
+            prepared,
+            component,
+            limits: limits.clone(),
+            info,
+            place,
+            batch_rows: self.steps.reducer_batch_rows,
+        };
+        reduction.run().await
     }
 
     /// Returns why a plan is no part of a verification, if it would change more than scratch tables.

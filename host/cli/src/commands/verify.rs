@@ -22,6 +22,10 @@ use crate::signals;
 /// warehouse, so batches that land meanwhile change nothing, no run waits for it, and nothing of it
 /// stays. While it lasts the server cannot clean up deleted rows, as with any long query.
 ///
+/// The rows that a reducer computes pass through a temporary file in TMPDIR, which has no name and
+/// is gone with the program. A third party's step cannot take part, since its login does not see
+/// that transaction's tables: such a workflow is refused with exit code 6.
+///
 /// It also compares the batches of the whole source with the manifest: `pending` and `growing` ones
 /// are the next run's; `late`, `grown`, `shrunk` and `unknown` ones are out of the reach of a run.
 /// Keys in growing batches are not compared.

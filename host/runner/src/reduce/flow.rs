@@ -3,6 +3,8 @@
 //! Each part has a task that decodes and a thread on which the plugin runs, with room for one batch between them; the
 //! threads share the way to the table. Whoever is slow holds up those before it, so memory is bounded by a few batches.
 
+mod spool;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -342,18 +344,31 @@ async fn read(
             None => statement(source),
         })
     };
+    let bytes = hand_on(&session, &sql, grouped, cut, hand, failed).await?;
+    let session = expiry.is_none().then_some(session);
+    Ok(Read { session, bytes })
+}
+
+/// Hands all rows of a SELECT on, and says that these are all. Returns how many bytes their values take.
+async fn hand_on(
+    session: &Session,
+    sql: &str,
+    grouped: &Grouped,
+    cut: Cut,
+    hand: &mpsc::Sender<Handed>,
+    failed: impl Fn(WarehouseError) -> Ended,
+) -> Result<u64, Ended> {
     let mut bytes = 0;
     {
-        let mut copy = session.copy_out(&sql, grouped, cut).await.map_err(failed)?;
-        while let Some(batch) = copy.next_batch().await.map_err(failed)? {
+        let mut copy = session.copy_out(sql, grouped, cut).await.map_err(&failed)?;
+        while let Some(batch) = copy.next_batch().await.map_err(&failed)? {
             bytes += batch.batch.bytes();
             let handed = Handed::Batch(convert::batch(batch.batch), batch.continues);
             hand.send(handed).await.map_err(|_| Ended::CutOff)?;
         }
     }
     hand.send(Handed::End).await.map_err(|_| Ended::CutOff)?;
-    let session = expiry.is_none().then_some(session);
-    Ok(Read { session, bytes })
+    Ok(bytes)
 }
 
 /// Copies what the parts give into the table; undone unless all parts come to their end.
