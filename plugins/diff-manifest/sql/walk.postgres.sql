@@ -54,8 +54,9 @@ SELECT
    FROM derived.manifest AS b
    WHERE b.playbook = 'sessions' AND b.batch < (
      SELECT min(f.batch)
-     FROM derived.manifest AS f
-     WHERE f.playbook = 'sessions' AND f.last_time >= CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)
+     FROM (
+       SELECT batch FROM derived.manifest WHERE playbook = 'sessions' AND last_time >= CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone) OFFSET 0
+     ) AS f
    )), folded.batch)::text AS batch_before,
   folded.batch::text AS folded,
   (extract(epoch FROM folded.before_last_time) * 1000000)::bigint AS folded_last_us

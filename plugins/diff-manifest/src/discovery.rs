@@ -46,6 +46,9 @@ impl Discovery<'_> {
     /// lookback, so that one that lands late between the two is seen. Where batches are times they are walked from the
     /// lookback's own beginning at the latest: that one may have a young name and old events. Among those before a row that
     /// stands for all of them, a name alone does not tell which is new: the walk begins behind it.
+    ///
+    /// OFFSET keeps Postgres from looking for the first of the batches in their order, among all that were ever processed:
+    /// those within the lookback are few, and found by their times.
     pub fn state(&self) -> Question {
         let floor = |seconds: i64| {
             sql!(
@@ -65,8 +68,9 @@ impl Discovery<'_> {
                FROM {manifest} AS b
                WHERE b.playbook = {playbook} AND b.batch < (
                  SELECT min(f.batch)
-                 FROM {manifest} AS f
-                 WHERE f.playbook = {playbook} AND f.last_time >= {floor}
+                 FROM (
+                   SELECT batch FROM {manifest} WHERE playbook = {playbook} AND last_time >= {floor} OFFSET 0
+                 ) AS f
                )), folded.batch)::text AS batch_before,
               folded.batch::text AS folded,
               {folded_last_us} AS folded_last_us
