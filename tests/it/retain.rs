@@ -478,6 +478,29 @@ async fn a_step_that_knows_nothing_of_it_refuses() {
     assert_eq!(db.number(counted).await, 4);
 }
 
+/// A reducer reads the events of batches without a row like those of others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reducer_folds_events_of_batches_without_a_row() {
+    std::sync::LazyLock::force(&crate::examples::BUILT);
+    let engaged = retaining("engaged_time.yaml", 8);
+    let db = folded(&engaged).await;
+    land(
+        &db,
+        &[("2026-01-31 12:00", "2026-01-31 11:00", "long", "v")],
+    )
+    .await;
+    // What was sent late belongs to the first day.
+    db.sql(
+        "UPDATE atomic.events SET derived_tstamp = '2026-01-01 11:05' WHERE etl_tstamp = '2026-01-31 12:00'",
+    )
+    .await;
+    assert_eq!(db.run(&engaged).await.unwrap().batches, 1);
+    let views =
+        "SELECT page_views FROM derived.engaged_days WHERE visitor = 'v' AND day = '2026-01-01'";
+    assert_eq!(db.number(views).await, 2);
+    assert_verified(&db, &engaged, &[]).await;
+}
+
 /// A manifest of a playbook's own that is older than the host's tables.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_of_the_version_before_is_brought_up_to_date() {
