@@ -127,6 +127,14 @@ async fn the_lookback_waits_for_what_settles() {
     .await;
 }
 
+/// A batch has grown, and a new one with younger events is taken in a slice before it.
+///
+/// The next slice looked back from those events alone, and did not count the other again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slice_hides_no_growth_from_the_next() {
+    holds(include_str!("property/found/grown_behind_a_slice.json")).await;
+}
+
 async fn holds(case: &str) {
     let case: Case = serde_json::from_str(case).expect("a case as it is printed");
     let why = check::failure(&check::database().await, &case).await;

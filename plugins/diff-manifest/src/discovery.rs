@@ -47,6 +47,9 @@ impl Discovery<'_> {
     /// lookback's own beginning at the latest: that one may have a young name and old events. Among those before a row that
     /// stands for all of them, a name alone does not tell which is new: the walk begins behind it.
     ///
+    /// The slices of a backlog look as far back as the first of them did, unless that had nothing before it: what one of
+    /// them takes must not hide from the next that an old batch has grown.
+    ///
     /// OFFSET keeps Postgres from looking for the first of the batches in their order, among all that were ever processed:
     /// those within the lookback are few, and found by their times.
     pub fn state(&self) -> Question {
@@ -58,6 +61,13 @@ impl Discovery<'_> {
             )
         };
         let as_of = sql!("to_timestamp({us} / 1000000.0)", us = self.run.as_of_us());
+        let newest = match self.of_earlier_runs("") {
+            None => sql!("max(last_time)"),
+            Some(earlier) => sql!(
+                "max(last_time) FILTER (WHERE {earlier}), max(last_time)",
+                earlier = earlier
+            ),
+        };
         let select = sql!(
             "SELECT
               {floor}::text AS time_floor,
@@ -75,7 +85,7 @@ impl Discovery<'_> {
               folded.batch::text AS folded,
               {folded_last_us} AS folded_last_us
             FROM (
-              SELECT coalesce(max(last_time), '0001-01-01') AS newest
+              SELECT coalesce({newest}, '0001-01-01') AS newest
               FROM {manifest}
               WHERE playbook = {playbook} AND last_time <= {as_of}
             ) AS m
@@ -87,12 +97,24 @@ impl Discovery<'_> {
             newest_us = microseconds(&sql!("m.newest")),
             recount = floor(self.recount_seconds),
             before = self.walked_from(),
+            newest = newest,
             folded_last_us = microseconds(&sql!("folded.before_last_time")),
             manifest = self.manifest,
             playbook = self.playbook(),
             as_of = as_of,
         );
         question("state of the manifest", select, vec![])
+    }
+
+    /// The condition that a row of the manifest is not of an earlier slice of this run; none in the first.
+    fn of_earlier_runs(&self, table: &str) -> Option<Sql> {
+        self.run.has("backlog").then(|| {
+            sql!(
+                "{table}run_id <> {run}",
+                table = Sql::trusted(table),
+                run = Literal(self.run.id())
+            )
+        })
     }
 
     /// The batch after which batches are walked, among the `b` that lie before the lookback.
@@ -264,6 +286,12 @@ impl Discovery<'_> {
                 until = cast(&params, &self.batch_type)
             ));
         }
+        // What an earlier slice has just processed need not be counted again.
+        let earlier = self.of_earlier_runs("m.");
+        let earlier = earlier.map_or_else(
+            || sql!(""),
+            |earlier| sql!(" AND {earlier}", earlier = earlier),
+        );
         let mut folded = (sql!(""), sql!(""));
         if let Some(standing) = &state.folded {
             params.push(text(&standing.before));
@@ -285,11 +313,11 @@ impl Discovery<'_> {
             FROM {found} WITH ORDINALITY AS found (batch, place)
             LEFT JOIN {manifest} AS m
               ON m.playbook = {playbook} AND m.batch = found.batch
-            WHERE m.batch IS NULL OR m.last_time >= CAST($2 AS {time})
+            WHERE m.batch IS NULL OR m.last_time >= CAST($2 AS {time}){earlier}
             UNION ALL
             SELECT NULL, m.batch::text, m.events, m.first_time >= CAST($3 AS {time}){never}
             FROM {manifest} AS m
-            WHERE m.playbook = {playbook} AND m.last_time >= CAST($2 AS {time}){bounds}
+            WHERE m.playbook = {playbook} AND m.last_time >= CAST($2 AS {time}){earlier}{bounds}
               AND NOT EXISTS (SELECT FROM {found} AS found (batch) WHERE found.batch = m.batch)
             ORDER BY 1",
             found = self.list(),
@@ -297,6 +325,7 @@ impl Discovery<'_> {
             playbook = self.playbook(),
             time = time,
             bounds = join(bounds, ""),
+            earlier = earlier,
             folded = folded.0,
             never = folded.1,
         );
