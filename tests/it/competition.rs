@@ -1,8 +1,9 @@
 //! Runs that meet, runs that die, and readers who watch.
 
-use stepwell_runner::{Failure, Problem};
+use stepwell_runner::{Failure, Problem, RunOptions, Unobserved};
+use stepwell_warehouse::{Session, SessionOptions};
 
-use crate::harness::{Db, stream, workflow};
+use crate::harness::{Db, components, parse, read, stream, workflow};
 
 /// A second run while the first one is at work says who is, and changes nothing.
 #[tokio::test(flavor = "multi_thread")]
@@ -60,6 +61,76 @@ async fn a_dead_lease_is_taken_over() {
         "dead-run"
     );
     assert_eq!(db.number("SELECT token FROM stepwell.leases").await, 42);
+}
+
+/// What a dead run left open is ended before its lease is taken over, and nothing else is: anybody may give his session
+/// the name of one of its.
+///
+/// Method: its sessions keep the lease's row to themselves, so a takeover that does not end them fails. Among them are
+/// sessions of a stranger by the same names, which the login of the runs may not end: to try would be an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_that_borrow_a_dead_runs_name_do_not_save_it() {
+    let db = Db::with_tables().await;
+    for batch in stream(34).take(5) {
+        db.land(&batch).await;
+    }
+    db.sql(&format!(
+        "DROP ROLE IF EXISTS lease_worker, lease_stranger; CREATE ROLE lease_worker LOGIN; CREATE ROLE lease_stranger LOGIN;
+         GRANT CREATE ON DATABASE {} TO lease_worker; GRANT USAGE ON SCHEMA atomic TO lease_worker;
+         GRANT SELECT ON ALL TABLES IN SCHEMA atomic TO lease_worker",
+        db.target.database()
+    ))
+    .await;
+    let options = RunOptions {
+        target: Some(db.target.with_login("lease_worker", None)),
+        ..RunOptions::default()
+    };
+    let text = read("sessions.yaml") + "\nwarehouse: { lock-timeout: 2s, retries: 0 }\n";
+    let sessions = parse(&text);
+    stepwell_runner::init(&sessions, &options)
+        .await
+        .expect("its own schemas");
+    db.sql("INSERT INTO stepwell.leases VALUES ('sessions', 41, 'dead-run', 'elsewhere', 2147483647, now(), now(), clock_timestamp())")
+        .await;
+    let (mut left, mut borrowed) = (Vec::new(), Vec::new());
+    for (login, name) in [
+        ("lease_stranger", "step"),
+        ("lease_stranger", "control"),
+        ("lease_worker", "step"),
+        ("lease_stranger", "plugin"),
+        ("lease_worker", "control"),
+        ("lease_stranger", "step"),
+    ] {
+        let session = SessionOptions {
+            application_name: format!("stepwell sessions {name} dead-run"),
+            ..SessionOptions::default()
+        };
+        let target = db.target.with_login(login, None);
+        let session = Session::connect(&target, &session).await.expect("a login");
+        match login {
+            "lease_worker" => {
+                let holding =
+                    "BEGIN; SELECT FROM stepwell.leases WHERE playbook = 'sessions' FOR KEY SHARE";
+                session.batch(holding).await.expect("a lock");
+                left.push(session);
+            }
+            _ => borrowed.push(session),
+        }
+    }
+    let (_stopper, stop) = stepwell_runner::stop();
+    let report = stepwell_runner::run(&sessions, &components(), &options, &Unobserved, stop).await;
+    let report = report.unwrap_or_else(|error| panic!("{error:?}"));
+    assert_eq!(report.batches, 5);
+    assert_eq!(
+        db.text("SELECT took_over FROM stepwell.runs").await,
+        "dead-run"
+    );
+    for session in left {
+        assert!(session.batch("SELECT 1").await.is_err(), "it was ended");
+    }
+    for session in borrowed {
+        session.batch("SELECT 1").await.expect("it goes on");
+    }
 }
 
 /// A run whose lease went to another one cannot commit, wherever it had come to.
