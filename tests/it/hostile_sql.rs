@@ -655,6 +655,55 @@ async fn a_role_that_can_do_more_is_refused_until_it_is_mended() {
     }
 }
 
+/// Functions in machine code count by where they come from: known extensions compute, and of any others nobody knows what
+/// they reach.
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_in_c_are_those_of_known_extensions() {
+    let db = world().await;
+    let workflow = parse(&text(
+        "native",
+        "",
+        &fill("SELECT count(*) AS n FROM open.facts"),
+    ));
+    run(&db, &workflow, "").await.expect("a role is made");
+    // Everybody may call them, in a schema that the role uses.
+    db.sql("CREATE EXTENSION pg_trgm SCHEMA open; CREATE EXTENSION pgcrypto SCHEMA open")
+        .await;
+    run(&db, &workflow, "").await.expect("they only compute");
+    for (widened, found) in [
+        (
+            "CREATE EXTENSION dblink SCHEMA open",
+            "may call open.dblink(text), which reaches beyond the database",
+        ),
+        // The library of an extension that is known, and a function that is none of it.
+        (
+            "CREATE FUNCTION open.handler() RETURNS language_handler LANGUAGE c AS '$libdir/plpgsql', 'plpgsql_call_handler'",
+            "may call open.handler(), which reaches beyond the database",
+        ),
+        // It calls other functions, and those of its owner's.
+        (
+            "ALTER FUNCTION open.similarity(text, text) SECURITY DEFINER",
+            "may call open.similarity(text,text), which runs as its owner",
+        ),
+    ] {
+        db.sql(widened).await;
+        let refused = run(&db, &workflow, "").await.expect_err(widened);
+        let Problem::Role { findings, .. } = &*refused.problem else {
+            panic!("{widened}: {}", words(&refused));
+        };
+        assert!(
+            findings.iter().any(|finding| finding.what == found),
+            "{widened}: {findings:?}"
+        );
+        for mend in findings.iter().filter_map(|finding| finding.mend.as_ref()) {
+            db.sql(mend).await;
+        }
+        let mended = run(&db, &workflow, "").await;
+        mended
+            .unwrap_or_else(|error| panic!("{widened}, mended by {findings:?}: {}", words(&error)));
+    }
+}
+
 async fn plan(db: &Db, workflow: &Workflow) -> Result<stepwell_runner::PlanReport, RunError> {
     let (_stopper, stop) = stepwell_runner::stop();
     stepwell_runner::plan(
@@ -666,20 +715,66 @@ async fn plan(db: &Db, workflow: &Workflow) -> Result<stepwell_runner::PlanRepor
     .await
 }
 
+/// A workflow whose plugin publishes ids with a key of its own invention, and a built-in step that makes SQL of what is
+/// published.
+fn trap(playbook: &str) -> String {
+    let about = json!({
+        "key": [{"name": "id", "expression": "(SELECT value FROM core.secret)::int4"}],
+        "batches": "into", "bounded": false, "contexts": [], "all": true,
+    });
+    let with = json!({
+        "into": "into", "fill": "SELECT 1 AS id, 1 AS since, 1 AS events, 1 AS batch", "about": about.to_string()
+    });
+    let source =
+        "source: { events: open.facts, batch: id, time: id, event-id: id, lookback: 7 days }\n";
+    let steps = "  - { id: trap, uses: aggregate, needs: [attack], with: { ids: into, into: rows, columns: { n: count(*) } } }\n";
+    text(playbook, "", &with) + steps + source
+}
+
 /// What a third party publishes would become SQL of a built-in step, under the workflow's login.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_third_party_publishes_is_not_heard() {
     let db = world().await;
-    let with = json!({"into": "into", "fill": "SELECT 1 AS id", "about": "(SELECT value FROM core.secret)"});
-    let source =
-        "source: { events: open.facts, batch: id, time: id, event-id: id, lookback: 7 days }\n";
-    let steps = "  - { id: trap, uses: aggregate, needs: [attack], with: { ids: into, into: rows, columns: { n: count(*) } } }\n";
-    let workflow = parse(&(text("deputy", "", &with) + steps + source));
-    let error = run(&db, &workflow, "").await.expect_err("the ids are none");
+    let error = run(&db, &parse(&trap("deputy")), "").await;
+    let error = words(&error.expect_err("the ids are none"));
     assert!(
-        words(&error).contains("is not one that this step can use"),
-        "{}",
-        words(&error)
+        error.contains("is not one that this step can use"),
+        "{error}"
+    );
+}
+
+/// Nor is what it published while it was one of our own: a run that goes on with what that run left does not hear it.
+///
+/// Method: as one of our own it is heard, and its SQL reads the secret; so the run fails at the step after it, and goes
+/// on there as a third party's.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_third_party_published_as_our_own_is_not_taken_over() {
+    let db = world().await;
+    let (theirs, mut ours) = (trap("deputised"), String::new());
+    for line in theirs.lines() {
+        // Whoever is our own has no login, and no limits of the database's time.
+        if !["    connection:", "    limits:"]
+            .iter()
+            .any(|key| line.starts_with(key))
+        {
+            ours += &format!("{line}\n");
+        }
+    }
+    let ours = ours.replace("    digest:", "    trust: own\n    digest:");
+    let error = run(&db, &parse(&ours), "").await;
+    let error = error.expect_err("the secret is no number");
+    let place = error.step.as_ref().map(|step| step.id.as_str());
+    assert_eq!(place, Some("trap"), "{}", words(&error));
+    assert!(words(&error).contains(SECRET), "{}", words(&error));
+    let options = RunOptions {
+        from: Some("trap".into()),
+        ..RunOptions::default()
+    };
+    let error = db.run_with(&parse(&theirs), &options).await;
+    let error = words(&error.expect_err("the ids are none"));
+    assert!(
+        error.contains("is not one that this step can use"),
+        "{error}"
     );
 }
 

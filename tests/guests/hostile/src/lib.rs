@@ -29,7 +29,7 @@ pub struct With {
     /// Tables that they say they write.
     #[serde(default)]
     writes: Vec<DerivedTable>,
-    /// What to publish about `into`.
+    /// What to publish about `into`: JSON.
     about: Option<String>,
 }
 
@@ -60,7 +60,8 @@ fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
         plan = plan.run(writes.iter().fold(statement, Statement::writes));
     }
     if let (Some(into), Some(about)) = (&with.into, &with.about) {
-        plan = plan.publish(into.alias(), about);
+        let about: serde_json::Value = serde_json::from_str(about).expect("JSON");
+        plan = plan.publish(into.alias(), &about);
     }
     Ok(plan)
 }
