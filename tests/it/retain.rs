@@ -478,6 +478,54 @@ async fn a_step_that_knows_nothing_of_it_refuses() {
     assert_eq!(db.number(counted).await, 4);
 }
 
+/// Batches that are days or numbers are folded as well, walked by an index or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn days_and_numbers_are_folded_too() {
+    for (batch, indexed) in [
+        ("etl_tstamp::date", true),
+        ("etl_tstamp AT TIME ZONE 'UTC'", false),
+        ("(extract(epoch FROM etl_tstamp)::bigint)", true),
+        ("(extract(epoch FROM etl_tstamp)::integer)", false),
+        ("(extract(epoch FROM etl_tstamp)::numeric)", true),
+    ] {
+        let text = read("sessions.yaml")
+            .replace("batch: etl_tstamp", &format!("batch: {batch}"))
+            .replace("into: batches }", "into: batches, retain: 8 days }");
+        let sessions = parse(&text);
+        let db = Db::with_tables().await;
+        if indexed {
+            db.sql(&format!("CREATE INDEX ON atomic.events (({batch}))"))
+                .await;
+        }
+        for day in 1..DAYS {
+            land_day(&db, day).await;
+        }
+        db.run(&sessions)
+            .await
+            .unwrap_or_else(|error| panic!("{batch}: {error}"));
+        for day in [DAYS, DAYS + 1] {
+            land_day(&db, day).await;
+            assert_eq!(db.run(&sessions).await.unwrap().batches, 1, "{batch}");
+        }
+        assert_nothing_new(&db, &sessions).await;
+        let standing = "SELECT concat_ws(' ', count(*), sum(before_batches), sum(before_events)) FROM derived.manifest";
+        assert_eq!(db.text(standing).await, "11 20 22", "{batch}");
+        assert_eq!(event_count(&db, "long").await, 4, "{batch}");
+        assert_verified(&db, &sessions, &[]).await;
+        let until = Replay::Range {
+            since: None,
+            until: Some("2026-01-05T00:00:00Z".parse().unwrap()),
+        };
+        assert_eq!(
+            replay(&db, &sessions, until).await.unwrap().batches,
+            4,
+            "{batch}"
+        );
+        assert_verified(&db, &sessions, &[]).await;
+        assert_eq!(db.text(standing).await, "15 16 17", "{batch}");
+    }
+}
+
 /// A reducer reads the events of batches without a row like those of others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reducer_folds_events_of_batches_without_a_row() {
