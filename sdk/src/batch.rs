@@ -305,7 +305,7 @@ fn check_column(field: &Field, column: &Column, rows: usize) -> Result<(), Strin
 }
 
 /// Whether bit `at` is set, least significant first.
-#[inline]
+#[inline(always)]
 pub(crate) fn bit(bits: &[u8], at: usize) -> bool {
     bits[at / 8] >> (at % 8) & 1 == 1
 }

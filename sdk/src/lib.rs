@@ -197,6 +197,8 @@ pub mod batch;
 pub mod bindings;
 pub mod catalog;
 pub mod incremental;
+#[cfg(any(test, target_family = "wasm"))]
+mod memory;
 pub mod planner;
 pub mod reducer;
 pub mod request;

@@ -354,10 +354,14 @@ pub struct Duration {
 
 impl Duration {
     /// Returns the length in microseconds, as times are counted; the largest number if it is longer than that.
+    #[inline]
     pub fn us(self) -> i64 {
-        i64::try_from(self.seconds)
-            .unwrap_or(i64::MAX)
-            .saturating_mul(1_000_000)
+        // Not `saturating_mul`, which WebAssembly has to do in 128 bits.
+        const SECONDS_MAX: u64 = i64::MAX as u64 / 1_000_000;
+        match self.seconds {
+            0..=SECONDS_MAX => self.seconds as i64 * 1_000_000,
+            _ => i64::MAX,
+        }
     }
 }
 
@@ -438,6 +442,13 @@ mod tests {
         assert_eq!("7 days".parse::<Duration>().unwrap().seconds, 604_800);
         assert_eq!("6h".parse::<Duration>().unwrap().seconds, 21_600);
         assert!("6".parse::<Duration>().is_err());
+        for (seconds, us) in [
+            (9_223_372_036_854, 9_223_372_036_854_000_000),
+            (9_223_372_036_855, i64::MAX),
+            (u64::MAX, i64::MAX),
+        ] {
+            assert_eq!(Duration { seconds }.us(), us);
+        }
         assert!("6 weeks".parse::<Duration>().is_err());
         assert_eq!(
             serde_json::from_str::<Percent>("\"12.5%\"").unwrap(),

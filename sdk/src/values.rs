@@ -34,12 +34,14 @@ impl Timestamp {
 
     /// Returns the time `us` microseconds later, earlier if negative; the nearest time where there is none.
     #[must_use]
+    #[inline]
     pub fn plus_us(self, us: i64) -> Self {
         Self(self.0.saturating_add(us))
     }
 
     /// Returns how many microseconds have passed since `earlier`; negative if it lies after this time, and the nearest
     /// number where none is large enough.
+    #[inline]
     pub fn us_since(self, earlier: Self) -> i64 {
         self.0.saturating_sub(earlier.0)
     }
@@ -60,12 +62,16 @@ impl Date {
     /// Postgres's `infinity`.
     pub const MAX: Self = Self(i32::MAX);
 
-    /// Returns the day's first moment. Infinite days have infinite ones.
+    /// Returns the day's first moment. Infinite days have infinite ones, and so have those too far off to be counted in
+    /// microseconds.
+    #[inline]
     pub fn start(self) -> Timestamp {
+        // Not `saturating_mul`, which WebAssembly has to do in 128 bits.
+        const DAYS_MAX: i32 = (i64::MAX / DAY_US) as i32;
         match self {
-            Self::MIN => Timestamp::MIN,
-            Self::MAX => Timestamp::MAX,
-            Self(days) => Timestamp(i64::from(days).saturating_mul(DAY_US)),
+            Self(days) if days > DAYS_MAX => Timestamp::MAX,
+            Self(days) if days < -DAYS_MAX => Timestamp::MIN,
+            Self(days) => Timestamp(i64::from(days) * DAY_US),
         }
     }
 }
@@ -240,6 +246,20 @@ mod tests {
             assert!(text.parse::<Date>().is_err(), "{text}");
         }
         assert_eq!(Date(-719_163).to_string(), "0001-12-31 BC");
+    }
+
+    #[test]
+    fn a_day_begins_where_its_time_can_be_counted() {
+        for (day, start) in [
+            (Date(20_088), Timestamp(20_088 * DAY_US)),
+            (Date(106_751_991), Timestamp(106_751_991 * DAY_US)),
+            (Date(106_751_992), Timestamp::MAX),
+            (Date(-106_751_992), Timestamp::MIN),
+            (Date::MAX, Timestamp::MAX),
+            (Date::MIN, Timestamp::MIN),
+        ] {
+            assert_eq!(day.start(), start, "{day:?}");
+        }
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub fn derive(input: &DeriveInput) -> Result<TokenStream> {
                 ::core::result::Result::Ok((#(#view_of(batch, fields, positions[#places])?,)*))
             }
 
-            #[inline]
+            #[inline(always)]
             fn get<'stepwell>(view: &Self::View<'stepwell>, at: usize) -> Self::Of<'stepwell> {
                 #name { #(#idents: #values::get(&view.#places, at),)* }
             }

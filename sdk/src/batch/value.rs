@@ -72,7 +72,7 @@ macro_rules! numbers {
                     _ => None,
                 }
             }
-            #[inline]
+            #[inline(always)]
             fn get<'a>(view: &Self::View<'a>, at: usize) -> Self::Of<'a> {
                 $read(view[at])
             }
@@ -156,7 +156,7 @@ impl Value for bool {
             _ => None,
         }
     }
-    #[inline]
+    #[inline(always)]
     fn get<'a>(view: &Self::View<'a>, at: usize) -> Self::Of<'a> {
         bit(view, at)
     }
@@ -198,7 +198,7 @@ impl Value for [u8; 16] {
             _ => None,
         }
     }
-    #[inline]
+    #[inline(always)]
     fn get<'a>(view: &Self::View<'a>, at: usize) -> Self::Of<'a> {
         view[at]
     }
@@ -269,7 +269,7 @@ impl<'a> BytesView<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn get(&self, at: usize) -> &'a [u8] {
         &self.data[self.offsets[at] as usize..self.offsets[at + 1] as usize]
     }
@@ -295,7 +295,7 @@ impl<'a> TextView<'a> {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn get(&self, at: usize) -> &'a str {
         let value = &self.text[self.offsets[at] as usize..self.offsets[at + 1] as usize];
         match self.padded {
@@ -324,7 +324,7 @@ macro_rules! varlens {
             fn view<'a>(column: &'a Column, _field: &Field, rows: usize) -> Option<$view<'a>> {
                 $view::new(column, $({ let $field = _field; $field },)? rows)
             }
-            #[inline]
+            #[inline(always)]
             fn get<'a>(view: &Self::View<'a>, at: usize) -> Self::Of<'a> {
                 $read(view.get(at))
             }
@@ -390,7 +390,7 @@ impl<V: Value> Value for Option<V> {
         };
         Some((validity, V::view(column, field, rows)?))
     }
-    #[inline]
+    #[inline(always)]
     fn get<'a>((validity, values): &Self::View<'a>, at: usize) -> Self::Of<'a> {
         match validity {
             Some(validity) if !bit(validity, at) => None,
