@@ -136,7 +136,7 @@ pub struct Batches {
 /// A batch of which the manifest and the source do not say the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
-    /// The batch in its text form.
+    /// The batch in its text form; `before <batch>` stands for all before it that have no row in the manifest.
     pub batch: String,
     /// What is the matter with it.
     pub kind: BatchKind,

@@ -9,7 +9,7 @@ use stepwell_runner::{
 use stepwell_workflow::Workflow;
 
 use crate::commands::{everything, land, replay, verify};
-use crate::harness::{Db, parse, read, root, workflow};
+use crate::harness::{Db, components, parse, read, root, workflow};
 use crate::program::{Program, read_with_url};
 
 /// The batches of the tests, one a day in January 2026.
@@ -370,6 +370,29 @@ async fn what_a_run_finds_does_not_change() {
     assert_verified(&db, &sessions, &[]).await;
     db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
         .await;
+}
+
+/// How late batches came, as far as they have rows, is what it is with rows for all.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lookback_knows_batches_without_a_row() {
+    let mut reports = Vec::new();
+    for sessions in [workflow("sessions.yaml"), retaining("sessions.yaml", 8)] {
+        let db = folded(&sessions).await;
+        land(
+            &db,
+            &[("2026-01-28 18:00", "2026-01-25 11:00", "late", "v")],
+        )
+        .await;
+        assert_eq!(db.run(&sessions).await.unwrap().batches, 1);
+        let (_stopper, stop) = stepwell_runner::stop();
+        let options = db.options(&RunOptions::default());
+        let report = stepwell_runner::lookback(&sessions, &components(), &options, stop).await;
+        reports.push(report.unwrap());
+    }
+    let late = reports[1].batches.as_ref().unwrap();
+    assert_eq!((late.batches, late.processed), (31, 31));
+    assert_eq!(late.smallest_seconds, 5 * 86_400);
+    assert_eq!(reports[0], reports[1]);
 }
 
 /// One row stands for many: they are listed, and cannot be forgotten one by one.
