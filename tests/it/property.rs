@@ -135,6 +135,17 @@ async fn a_slice_hides_no_growth_from_the_next() {
     holds(include_str!("property/found/grown_behind_a_slice.json")).await;
 }
 
+/// A batch of old events settles, behind all that the first slice of a first run comes to.
+///
+/// It was not looked at there, and what that slice took moved the lookback past it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_slice_waits_for_what_settles_behind_it() {
+    holds(include_str!(
+        "property/found/settles_beyond_the_first_slice.json"
+    ))
+    .await;
+}
+
 async fn holds(case: &str) {
     let case: Case = serde_json::from_str(case).expect("a case as it is printed");
     let why = check::failure(&check::database().await, &case).await;

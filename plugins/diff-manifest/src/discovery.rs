@@ -237,14 +237,29 @@ impl Discovery<'_> {
         question(&page.label("batches"), select, params)
     }
 
-    /// Asks for all batches, the first of them, with how many there are.
+    /// Asks for all batches, the first of them, with how many there are, and how far back those lie that are left alone.
     pub fn scan_all(&self, limit: usize) -> Question {
+        let reach = self.settle.as_ref().map_or_else(
+            || sql!(""),
+            |settle| {
+                sql!(
+                    ",\n  min(least({last_us}, {named_us})) FILTER (WHERE {usable} AND g.loaded > to_timestamp({us} / 1000000.0) - {settle}) OVER () AS reach_us",
+                    last_us = microseconds(&sql!("g.last_time")),
+                    named_us = self.named_us(),
+                    usable = usable(),
+                    us = self.run.as_of_us(),
+                    settle = interval(settle.seconds),
+                )
+            },
+        );
+        let reach = reach.indented(14);
         let select = sql!(
-            "SELECT g.batch::text AS batch, {columns}, count(g.batch) OVER () AS batches
+            "SELECT g.batch::text AS batch, {columns}, count(g.batch) OVER () AS batches{reach}
             FROM {groups} AS g
             ORDER BY g.batch NULLS FIRST
             LIMIT {limit}",
             columns = self.columns_of_groups(),
+            reach = reach,
             groups = self.groups(&sql!("true")).indented(12),
             limit = i64::try_from(limit).unwrap_or(i64::MAX),
         );
@@ -484,16 +499,20 @@ impl Discovery<'_> {
         if self.settle.is_none() {
             return columns;
         }
-        let named_us = match self.ordered && is_time(&self.batch_type) {
-            true => microseconds(&sql!("g.batch")),
-            false => sql!("CAST(NULL AS bigint)"),
-        };
         sql!(
             "{columns}, {loaded_us} AS loaded_us, {named_us} AS named_us",
             columns = columns,
             loaded_us = microseconds(&sql!("g.loaded")),
-            named_us = named_us,
+            named_us = self.named_us(),
         )
+    }
+
+    /// The batch itself, where it is a time and found by it.
+    fn named_us(&self) -> Sql {
+        match self.ordered && is_time(&self.batch_type) {
+            true => microseconds(&sql!("g.batch")),
+            false => sql!("CAST(NULL AS bigint)"),
+        }
     }
 
     /// The batches of the first parameter, as rows.

@@ -904,7 +904,10 @@ mod tests {
                 "batches",
                 beside(
                     loaded(&[(Some("a"), 1, Some(3)), (Some("b"), 2, Some(1))]),
-                    ints(&["batches"], &[&[Some(2)], &[Some(2)]]),
+                    ints(
+                        &["batches", "reach_us"],
+                        &[&[Some(2), None], &[Some(2), None]],
+                    ),
                 ),
             )
             .outcome();

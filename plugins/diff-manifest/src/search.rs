@@ -24,9 +24,10 @@ pub fn pending<'a>(
         let limit = pending.batches_max + 2;
         let rows = ask.one(discovery.scan_all(limit))?;
         let read: Vec<Found> = rows.iter().map(|row| pending.read(row)).collect();
-        let named = |row: &Row<'_>| row.text("batch").is_some();
-        let batches = rows.iter().zip(&read).filter(|(row, _)| named(row));
-        pending.keep_in_reach(batches.map(|(_, found)| (found, None)));
+        if discovery.settle.is_some() {
+            // Also of those that this run does not come to.
+            pending.reach_us = rows.first().and_then(|row| row.int("reach_us"));
+        }
         for (row, found) in rows.iter().zip(read) {
             match row.text("batch") {
                 Some(batch) => {
