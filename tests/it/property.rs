@@ -146,6 +146,17 @@ async fn the_first_slice_waits_for_what_settles_behind_it() {
     .await;
 }
 
+/// The only batch that a slice takes waits for one that settles, which is looked at after the slice is full.
+///
+/// It was left out then, and the run ended with nothing, though another batch need not wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_gives_its_place_to_another() {
+    holds(include_str!(
+        "property/found/what_waits_gives_its_place.json"
+    ))
+    .await;
+}
+
 async fn holds(case: &str) {
     let case: Case = serde_json::from_str(case).expect("a case as it is printed");
     let why = check::failure(&check::database().await, &case).await;

@@ -41,16 +41,27 @@ pub fn pending<'a>(
         pending.more |= rows.len() >= limit;
         return Ok(pending.held_back());
     };
-    let mut search = Search {
-        discovery,
-        state,
-        page: Page::default(),
-        pending,
-    };
-    while search.page(ask)? && !search.pending.more {
-        search.page.number += 1;
+    loop {
+        let reach_us = pending.reach_us;
+        let mut search = Search {
+            discovery,
+            state,
+            page: Page::default(),
+            pending,
+        };
+        while search.page(ask)? && !search.pending.more {
+            search.page.number += 1;
+        }
+        pending = search.pending.held_back();
+        // What was to be taken waits for one that was found after it, and took the place of another that need not.
+        if !pending.batches.is_empty() || !pending.more || pending.reach_us == reach_us {
+            return Ok(pending);
+        }
+        pending = Pending {
+            reach_us: pending.reach_us,
+            ..Pending::new(discovery, Some(state))
+        };
     }
-    Ok(search.pending.held_back())
 }
 
 /// A search that goes on from what the manifest has.
