@@ -157,6 +157,18 @@ async fn what_waits_gives_its_place_to_another() {
     .await;
 }
 
+/// A batch with old events alone has a young name, and a new one lands whose name is older and whose events are not.
+///
+/// Goal: an index is walked from where the lookback begins, not from that name. Made by hand: among made-up cases this one
+/// is rare.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_name_beside_old_events_is_walked_to() {
+    holds(include_str!(
+        "property/found/an_old_name_beside_old_events.json"
+    ))
+    .await;
+}
+
 async fn holds(case: &str) {
     let case: Case = serde_json::from_str(case).expect("a case as it is printed");
     let why = check::failure(&check::database().await, &case).await;
