@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use case::Case;
 use playbooks::PLAYBOOKS;
 
-/// Cases in a run of the suite: a minute on two cores.
+/// Cases in a run of the suite: a minute or two on two cores.
 const CASES: u64 = 200;
 
 /// Databases side by side.
