@@ -27,10 +27,9 @@ ORDER BY a.attnum;
 -- $2: Param::Text("sessions__sessions")
 
 -- question: rows of scratch.sessions__sessions that belong to no id
-SELECT EXISTS (
-  SELECT FROM scratch.sessions__sessions AS rows
-  WHERE NOT EXISTS (SELECT FROM scratch.sessions__ids AS ids WHERE rows.session_id = ids.session_id)
-) AS strays;
+SELECT count(*) > 0 AS strays
+FROM scratch.sessions__sessions AS rows
+WHERE NOT EXISTS (SELECT FROM scratch.sessions__ids AS ids WHERE rows.session_id = ids.session_id);
 
 -- statement: delete old rows of derived.sessions
 --   reads scratch.sessions__ids
