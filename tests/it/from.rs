@@ -420,9 +420,15 @@ async fn a_crash_of_the_server_is_noticed() {
     let again = failed.from("commit");
     assert_eq!(again.code, 6, "{}", again.stderr);
 
+    // The server ends all sessions once it notices; one that was made before that would be ended with them.
+    let witness = Session::connect(&failed.db.target, &SessionOptions::default()).await;
+    let witness = witness.expect("a session");
     let pid = failed.db.number("SELECT pg_backend_pid()").await;
     // SAFETY: a signal to a process of the server that this test started.
     unsafe { libc::kill(pid.try_into().expect("a pid"), libc::SIGKILL) };
+    while !witness.is_closed() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     reconnect(&mut failed.db).await;
     failed
         .refused("commit", &["table scratch.sessions__", lost])
