@@ -255,12 +255,7 @@ async fn what_is_wrong_is_refused_and_changes_nothing() {
     assert_eq!(db.number("SELECT count(*) FROM public.rows").await, 5000);
     let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'";
     // A server process notices in its own time that its client is gone.
-    for _ in 0..200 {
-        if db.number(open).await == 0 {
-            break;
-        }
-        db.sql("SELECT pg_sleep(0.05)").await;
-    }
+    db.wait_for(open, |n| n == 0).await;
     assert_eq!(db.number(open).await, 0, "nothing is left open");
 }
 

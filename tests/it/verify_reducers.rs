@@ -320,9 +320,7 @@ async fn a_reducer_that_fails_in_a_verification_leaves_nothing() {
 async fn wait_until_alone(db: &Db) {
     let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
         AND backend_type = 'client backend'";
-    while db.number(others).await > 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    db.wait_for(others, |n| n == 0).await;
 }
 
 /// Goal: the program verifies with its temporary file where TMPDIR says, which has no name there; says so where that
@@ -380,9 +378,7 @@ async fn the_program_leaves_no_file_and_no_table() {
     ] {
         let child = program.start_with(&["verify", &spinning], &[("TMPDIR", &temporary)]);
         let copying = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COPY (%'";
-        while db.number(copying).await == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
+        db.wait_for(copying, |n| n > 0).await;
         // SAFETY: the child is ours and not yet waited for.
         unsafe { libc::kill(child.id().try_into().expect("a pid"), signal) };
         let ended = tokio::task::spawn_blocking(|| Ended::of(child)).await;

@@ -9,7 +9,7 @@
 use stepwell_sdk::incremental::Batches;
 use stepwell_sdk::planner::{Ask, Plan, Stop, question};
 use stepwell_sdk::request::{LOOKBACK, LateBatches, LateWithin, LatestBatch, Lookback};
-use stepwell_sdk::sql::{Ident, Literal, join};
+use stepwell_sdk::sql::{Ident, join};
 use stepwell_sdk::{Question, sql};
 
 use crate::With;
@@ -106,7 +106,7 @@ fn batches(discovery: &Discovery<'_>) -> Question {
         as_of = as_of,
         groups = discovery.groups(&sql!("true")).indented(10),
         manifest = discovery.manifest,
-        playbook = Literal(discovery.run.playbook()),
+        playbook = discovery.playbook(),
         counts = join(counts, ",\n            "),
         lookback = discovery.source.lookback_seconds,
     );

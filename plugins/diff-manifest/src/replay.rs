@@ -14,11 +14,11 @@ use stepwell_sdk::rows::Rows;
 use stepwell_sdk::sql::{Ident, Literal, Sql};
 use stepwell_sdk::{Failure, Param, Question, sql};
 
-use crate::discovery::{Discovery, microseconds};
+use crate::discovery::{self, Discovery, microseconds};
 use crate::report::without_batch;
 use crate::retain::{WithoutRow, standing, without_row};
 use crate::search::{Found, Pending};
-use crate::{BATCHES_MAX, State, With, array, fill, quoted};
+use crate::{BATCHES_MAX, State, With, fill};
 
 /// Answers with the batches, or with none where keys were asked for.
 pub fn plan(
@@ -129,7 +129,7 @@ fn nothing_processed(discovery: &Discovery<'_>) -> Failure {
 
 /// Asks for the batches with their events now and when they were processed.
 fn batches(discovery: &Discovery<'_>, wanted: &Sql, params: Vec<Param>) -> Question {
-    let playbook = Literal(discovery.run.playbook());
+    let playbook = discovery.playbook();
     let select = sql!(
         "WITH wanted AS MATERIALIZED (
           {wanted}
@@ -153,15 +153,14 @@ fn batches(discovery: &Discovery<'_>, wanted: &Sql, params: Vec<Param>) -> Quest
     question("batches to replay", select, params)
 }
 
-fn named(discovery: &Discovery<'_>, batches: &[String]) -> (Sql, Vec<Param>) {
-    let list = array(batches.iter().map(|batch| Some(quoted(batch))));
+fn named(discovery: &Discovery<'_>, list: &[String]) -> (Sql, Vec<Param>) {
     let batch = Sql::trusted(&discovery.batch_type);
     (
         sql!(
             "SELECT DISTINCT batch FROM unnest(CAST($1 AS {batch}[])) AS named (batch)",
             batch = batch
         ),
-        vec![text(list)],
+        vec![discovery::batches(list)],
     )
 }
 
@@ -174,7 +173,7 @@ fn within(
     let mut select = sql!(
         "SELECT batch FROM {manifest} WHERE playbook = {playbook}",
         manifest = discovery.manifest,
-        playbook = Literal(discovery.run.playbook()),
+        playbook = discovery.playbook(),
     );
     // Those that have no row are known by their events alone.
     let mut found = state.folded.as_ref().map(|standing| {

@@ -12,7 +12,7 @@ use stepwell_sdk::incremental::Batches;
 use stepwell_sdk::planner::{Ask, Plan, Statement, Stop, question, text};
 use stepwell_sdk::request::{self, Batch, BatchKind, VERIFY, Verified, Verify};
 use stepwell_sdk::rows::Rows;
-use stepwell_sdk::sql::{Literal, Sql};
+use stepwell_sdk::sql::Sql;
 use stepwell_sdk::{Question, scratch, sql};
 
 use crate::discovery::{Discovery, batches};
@@ -34,14 +34,14 @@ pub fn plan(
     let state = State::read(ask.one(discovery.state())?);
     let reach = Reach::of(search::pending(&discovery, state.as_ref(), ask)?);
     let folded = state.is_some_and(|state| state.folded.is_some());
-    let [processed, compared] =
-        ask.all([processed(&discovery), compare(&discovery, folded, &reach)])?;
+    let in_reach: Vec<String> = reach.batches.iter().cloned().collect();
+    let [processed, compared] = ask.all([
+        processed(&discovery),
+        compare(&discovery, folded, &in_reach),
+    ])?;
     let (mut batches, growing) = read(compared, &reach, verify.limit as usize);
-    if folded {
-        let in_reach: Vec<String> = reach.batches.iter().cloned().collect();
-        if let Some(without_row) = without_row(&discovery, &in_reach, ask)? {
-            note(&mut batches, &without_row);
-        }
+    if folded && let Some(without_row) = without_row(&discovery, &in_reach, ask)? {
+        note(&mut batches, &without_row);
     }
     let first = processed.first();
     let number = |name: &str| {
@@ -112,14 +112,14 @@ fn processed(discovery: &Discovery<'_>) -> Question {
         FROM {manifest}
         WHERE playbook = {playbook}",
         manifest = discovery.manifest,
-        playbook = Literal(discovery.run.playbook()),
+        playbook = discovery.playbook(),
     );
     question("processed batches", select, vec![])
 }
 
 /// Asks for the batches of which the source and the manifest do not say the same. `folded`: of those before a row that
 /// stands for all of them only those that have a row, or that a run would find.
-fn compare(discovery: &Discovery<'_>, folded: bool, reach: &Reach) -> Question {
+fn compare(discovery: &Discovery<'_>, folded: bool, in_reach: &[String]) -> Question {
     let manifest = discovery.manifest;
     let playbook = discovery.playbook();
     let (mut params, mut is_before, mut known) = (vec![], sql!("false"), sql!(""));
@@ -129,9 +129,7 @@ fn compare(discovery: &Discovery<'_>, folded: bool, reach: &Reach) -> Question {
             manifest = manifest,
             playbook = playbook,
         );
-        params.push(batches(
-            &reach.batches.iter().cloned().collect::<Vec<String>>(),
-        ));
+        params.push(batches(in_reach));
         known = sql!(
             "\n  AND (NOT {is_before} OR g.batch = ANY (CAST($1 AS {kind}[])))",
             is_before = is_before,
@@ -239,7 +237,7 @@ fn fill(with: &With, discovery: &Discovery<'_>, folded: bool, growing: &[(String
         WHERE playbook = {playbook}",
         time = time,
         manifest = discovery.manifest,
-        playbook = Literal(run.playbook()),
+        playbook = discovery.playbook(),
     );
     let mut reads = vec![discovery.manifest];
     let select = match folded {
@@ -257,7 +255,7 @@ fn fill(with: &With, discovery: &Discovery<'_>, folded: bool, growing: &[(String
                 select = select,
                 manifest = discovery.manifest,
                 groups = discovery.groups(&sql!("true")).indented(16),
-                playbook = Literal(run.playbook()),
+                playbook = discovery.playbook(),
             )
         }
     };
