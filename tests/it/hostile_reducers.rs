@@ -429,8 +429,9 @@ async fn a_step_that_goes_wrong_does_not_hurt_the_one_beside_it() {
 async fn runs_go_on_while_plugins_of_others_spin() {
     let (db, other) = (with_rows().await, with_rows().await);
     let spins = format!("do: spin, select: '{SELECT}', reads: [open.rows], key: [g]");
-    let patient = ", cpu: 10m, cpu-per-call: 10m";
-    let spinning = parse(&text("noisy", patient, &spins));
+    let patient = ", cpu: 10m, cpu-per-call: 10m, database-time: 10m";
+    let spinning = text("noisy", patient, &spins);
+    let spinning = parse(&spinning.replace("statement-timeout: 30s", "statement-timeout: 10m"));
     let quiet = parse(&text("quiet", "", &fold()));
     run(&other, &text("quiet", "", &fold()), 1)
         .await
