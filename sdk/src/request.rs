@@ -86,7 +86,7 @@ impl Verify {
 pub enum Replay {
     /// These batches, each in its text form, whether they were processed or not.
     Batches(Vec<String>),
-    /// The processed batches with an event in this stretch of time.
+    /// The batches with an event in this stretch of time, whether they were processed or not.
     Range {
         /// The earliest time, included.
         since: Option<String>,

@@ -416,7 +416,7 @@ async fn a_replay_says_what_its_batches_have_lost() {
     let notes: Vec<_> = report.steps.iter().flat_map(|step| &step.notes).collect();
     assert!(
         notes.iter().any(|note| note.starts_with(
-            "2 events are gone from 1 processed batches, the first of them 2026-01-10 01:00:00; which keys they had"
+            "2 events are gone from 1 processed batch, 2026-01-10 01:00:00; which keys they had"
         )),
         "{notes:?}"
     );
@@ -630,6 +630,72 @@ async fn a_replay_of_time_moves_nothing_else() {
     assert!(table.missing > 0 && table.rows > 0, "{table:?}");
     // Each row that is there is whole, its events before the stretch included.
     assert_eq!((table.surplus, table.differing), (0, 0), "{table:?}");
+}
+
+/// A stretch of time stands for all batches with an event in it, those among them that have no row in the manifest.
+///
+/// A new user was told by `--help` that `--since` and `--until` name batches with an event there, and the late batch that
+/// `verify` had named stayed where it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_of_time_takes_late_and_forgotten_batches() {
+    let db = Db::with_tables().await;
+    let day = |day: u32| format!("2026-01-{day:02} 12:00");
+    let days: Vec<String> = (1..=20).map(day).collect();
+    let sessions: Vec<String> = (1..=20).map(|day| format!("s{day}")).collect();
+    let events: Vec<_> = days
+        .iter()
+        .zip(&sessions)
+        .map(|(day, session)| (day.as_str(), day.as_str(), session.as_str(), "v"))
+        .collect();
+    land(&db, &events).await;
+    let workflow = workflow("sessions.yaml");
+    assert_eq!(db.run(&workflow).await.unwrap().batches, 20);
+    // One comes too late for any run, with an event in the stretch and one outside of it; another is forgotten.
+    land(
+        &db,
+        &[
+            ("2026-01-03 18:00", "2026-01-03 17:00", "late", "v"),
+            ("2026-01-03 18:00", "2026-01-01 17:00", "late", "v"),
+            ("2026-01-06 18:00", "2026-01-06 17:00", "later", "v"),
+        ],
+    )
+    .await;
+    let options = db.options(&RunOptions::default());
+    let forgotten = ["2026-01-04 12:00:00".to_owned()];
+    stepwell_runner::forget(&workflow, &options, &forgotten)
+        .await
+        .unwrap();
+    assert_eq!(db.run(&workflow).await.unwrap().batches, 0);
+
+    let range = |since: &str, until: &str| Replay::Range {
+        since: Some(since.parse().unwrap()),
+        until: Some(until.parse().unwrap()),
+    };
+    let stretch = range("2026-01-03T00:00:00Z", "2026-01-06T00:00:00Z");
+    let report = replay(&db, &workflow, stretch).await.unwrap();
+    // The third, fourth and fifth, and the late one.
+    assert_eq!(report.batches, 4);
+    let found = verify(&db, &workflow, &everything()).await.unwrap();
+    assert!(!found.differs, "{found:?}");
+    let named = found.batches.unwrap().named;
+    let named: Vec<_> = named
+        .iter()
+        .map(|it| (it.batch.as_str(), it.kind))
+        .collect();
+    assert_eq!(named, [("2026-01-06 18:00:00", BatchKind::Late)]);
+    let rest = range("2026-01-06T17:00:00Z", "2026-01-06T17:00:01Z");
+    assert_eq!(replay(&db, &workflow, rest).await.unwrap().batches, 1);
+    let found = verify(&db, &workflow, &everything()).await.unwrap();
+    assert_eq!(found.batches.unwrap().out_of_reach(), 0);
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+    // And a stretch in which nothing happened is no mistake.
+    let none = range("2025-01-01T00:00:00Z", "2025-01-02T00:00:00Z");
+    let report = replay(&db, &workflow, none).await.unwrap();
+    assert!(
+        matches!(report.outcome, Outcome::NothingNew { .. }),
+        "{report:?}"
+    );
 }
 
 /// What is forgotten is journalled, found again by the next run, and a lease that is held keeps it away.

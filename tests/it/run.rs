@@ -202,7 +202,7 @@ async fn events_without_key_or_batch_are_reported() {
     assert!(
         gate.notes
             .iter()
-            .any(|note| note.starts_with("1 events have no etl_tstamp")),
+            .any(|note| note.starts_with("1 event has no etl_tstamp")),
         "{:?}",
         gate.notes
     );
@@ -217,7 +217,7 @@ async fn events_without_key_or_batch_are_reported() {
     .await
     .unwrap();
     assert_eq!(plan.nothing_new.as_deref(), Some("no new batches"));
-    assert!(plan.steps[0].notes[0].starts_with("1 events have no etl_tstamp"));
+    assert!(plan.steps[0].notes[0].starts_with("1 event has no etl_tstamp"));
 }
 
 /// A full refresh replaces everything, readers' old rows included, and takes other columns where that is allowed.
@@ -480,7 +480,7 @@ async fn events_that_are_gone_are_reported() {
             .unwrap();
         assert_eq!(plan.nothing_new.as_deref(), Some("no new batches"));
         assert!(
-            plan.steps[0].notes[0].contains("events are gone from 1 processed batches"),
+            plan.steps[0].notes[0].contains("events are gone from 1 processed batch,"),
             "{:?}",
             plan.steps[0].notes
         );

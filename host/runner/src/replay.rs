@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 pub enum Replay {
     /// These batches of the source, each in its text form, whether they were processed or not.
     Batches(Vec<String>),
-    /// The processed batches with events in a stretch of time.
+    /// The batches with events in a stretch of time, whether they were processed or not.
     Range {
         /// The earliest time, included.
         since: Option<jiff::Timestamp>,

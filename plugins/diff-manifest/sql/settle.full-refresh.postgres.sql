@@ -103,4 +103,4 @@ ANALYZE scratch.sessions__batches;
 
 -- about batches: {"batches":3,"reopened":0,"events":9,"first":"a","last":"z","events_without_batch":0,"more":false,"from_nothing":true}
 -- about measures: {"counts":{},"levels":{"events-without-batch":0,"settling-batches":1}}
--- note: 1 batches were loaded less than 600 s before the run's point in time: they are left alone until they have settled
+-- note: 1 batch was loaded less than 600 s before the run's point in time: it is left alone until it has settled

@@ -156,5 +156,5 @@ ANALYZE scratch.sessions__batches;
 
 -- about batches: {"batches":2,"reopened":0,"events":16,"first":"done","last":"unknown","events_without_batch":0,"more":false,"from_nothing":false}
 -- about measures: {"counts":{"grown-batches":0,"grown-events":0,"late-batches":1,"late-batches-beyond-lookback":1},"levels":{"events-without-batch":0,"settling-batches":2,"shrunk-batches":0,"shrunk-events":0,"waiting-batches":0}}
--- note: 1 new batches came late: all of their events lie before the newest processed one; those of 1 lie before the lookback, where an index alone finds them
+-- note: 1 new batch came late: all of its events lie before the newest processed one; those of 1 lie before the lookback, where an index alone finds them
 -- note: 2 batches were loaded less than 600 s before the run's point in time, the first of them grows: they are left alone until they have settled

@@ -157,4 +157,4 @@ ANALYZE scratch.sessions__batches;
 -- about batches: {"batches":2,"reopened":1,"events":705,"first":"a\"b\\","last":"new","events_without_batch":3,"more":false,"from_nothing":false}
 -- about measures: {"counts":{"grown-batches":1,"grown-events":1,"late-batches":0,"late-batches-beyond-lookback":0},"levels":{"events-without-batch":3,"settling-batches":0,"shrunk-batches":0,"shrunk-events":0,"waiting-batches":0}}
 -- note: 3 events have no etl_tstamp or no collector_tstamp and belong to no batch; they are not processed
--- note: 1 batches have 1 more events than when they were processed, and are processed again
+-- note: 1 batch has 1 more event than when processed, and is processed again

@@ -10,6 +10,7 @@ use stepwell_sdk::sql::{Ident, Literal, Sql, TableName, join};
 use stepwell_sdk::{Param, Question, sql};
 
 use crate::retain::Retain;
+use crate::search::Found;
 use crate::settle::{Settle, is_time};
 use crate::{State, array, interval};
 
@@ -90,7 +91,7 @@ impl Discovery<'_> {
               WHERE playbook = {playbook} AND last_time <= {as_of}
             ) AS m
             LEFT JOIN {manifest} AS folded
-              ON folded.playbook = {playbook} AND folded.before_batches IS NOT NULL
+              ON {stands_for_others}
             WHERE EXISTS (SELECT FROM {manifest} WHERE playbook = {playbook})",
             floor = floor(self.source.lookback_seconds),
             floor_us = microseconds(&floor(self.source.lookback_seconds)),
@@ -99,6 +100,7 @@ impl Discovery<'_> {
             before = self.walked_from(),
             newest = newest,
             folded_last_us = microseconds(&sql!("folded.before_last_time")),
+            stands_for_others = self.stands_for_others("folded"),
             manifest = self.manifest,
             playbook = self.playbook(),
             as_of = as_of,
@@ -451,7 +453,7 @@ impl Discovery<'_> {
                 AND NOT EXISTS (SELECT FROM {manifest} AS m WHERE m.playbook = {playbook} AND m.batch = g.batch)
                 AND NOT EXISTS (
                   SELECT FROM {manifest} AS m
-                  WHERE m.playbook = {playbook} AND m.before_batches IS NOT NULL AND g.batch < m.batch
+                  WHERE {stands_for_others} AND g.batch < m.batch
                 ) AS settling
               FROM {groups} AS g
             )",
@@ -460,6 +462,7 @@ impl Discovery<'_> {
             lookback = interval(self.source.lookback_seconds),
             manifest = self.manifest,
             playbook = self.playbook(),
+            stands_for_others = self.stands_for_others("m"),
             groups = groups.indented(14),
         )
     }
@@ -513,6 +516,22 @@ impl Discovery<'_> {
             true => microseconds(&sql!("g.batch")),
             false => sql!("CAST(NULL AS bigint)"),
         }
+    }
+
+    /// The condition that a row of the manifest is the one that stands for all batches before its own (`retain`). At most
+    /// one of a playbook's is, and an index holds them alone.
+    pub fn stands_for_others(&self, row: &str) -> Sql {
+        sql!(
+            "{row}.playbook = {playbook} AND {row}.before_batches IS NOT NULL",
+            row = Ident(row),
+            playbook = self.playbook(),
+        )
+    }
+
+    /// Whether a batch may still be loaded.
+    pub fn is_settling(&self, found: &Found) -> bool {
+        let settle = self.settle.as_ref();
+        settle.is_some_and(|settle| settle.is_settling(found.loaded_us, self.run.as_of_us()))
     }
 
     /// The batches of the first parameter, as rows.

@@ -1219,6 +1219,110 @@ mod tests {
             )
     }
 
+    /// A replay of the first week, which the source and the manifest say holds these: each with whether it is new, its last
+    /// day, and how many seconds ago it was loaded.
+    fn replayed_week(with: &str, found: &[(&str, bool, i64, i64)]) -> Conversation<With> {
+        let list: Vec<&str> = found.iter().map(|&(batch, ..)| batch).collect();
+        let texts: Vec<_> = list
+            .iter()
+            .map(|&batch| [Some(batch), Some("2026-01-01"), Some("2026-01-08")])
+            .collect();
+        let texts: Vec<&[Option<&str>]> = texts.iter().map(|row| &row[..]).collect();
+        let numbers: Vec<_> = found
+            .iter()
+            .map(|&(_, is_new, day, ago)| {
+                let loaded_us = (1_700_000_000 - ago) * 1_000_000;
+                let before = (!is_new).then_some(3);
+                [Some(3), before, Some(0), Some(day_us(day)), Some(loaded_us)]
+            })
+            .collect();
+        let numbers: Vec<&[Option<i64>]> = numbers.iter().map(|row| &row[..]).collect();
+        let columns = ["events", "events_before", "untimed", "last_us", "loaded_us"];
+        let folded: Vec<&[Option<bool>]> = list.iter().map(|_| &[Some(false)][..]).collect();
+        let range = Replay::Range {
+            since: Some("2026-01-01T00:00:00Z".into()),
+            until: Some("2026-01-08T00:00:00Z".into()),
+        };
+        conversation("btree", with)
+            .with_trait("replay")
+            .about("request", &range)
+            .answer("state of the manifest", standing(Some("2026-01-01")))
+            .answer("batches of the stretch of time", names(&list))
+            .answer(
+                "batches to replay",
+                beside(
+                    beside(
+                        rows(&["batch", "first_time", "last_time"], &texts),
+                        ints(&columns, &numbers),
+                    ),
+                    bools(&["folded"], &folded),
+                ),
+            )
+    }
+
+    #[test]
+    fn a_replay_of_time_asks_the_source_as_well() {
+        replayed_week(
+            r#"{"into": "batches"}"#,
+            &[("kept", false, 7, 0), ("late", true, 2, 0)],
+        )
+        .check_golden("sql/replay.postgres.sql");
+    }
+
+    /// Taken too early, a new batch would not be seen to grow, or would hide those before it from all runs.
+    #[test]
+    fn a_replay_of_time_leaves_new_batches_to_runs_that_find_all() {
+        // Of two at most, one is the first and one the last.
+        let taken = |about: &str, batch: &str| about.contains(&format!("\"{batch}\""));
+        // It was loaded just now; the other one stands in the manifest, and is taken whenever it was.
+        let settle = r#"{"into": "batches", "settle": "10 minutes"}"#;
+        let week = replayed_week(settle, &[("kept", false, 7, 5), ("new", true, 7, 5)]);
+        let (plan, asked) = week.outcome();
+        let plan = plan.unwrap();
+        assert!(taken(&plan.publishes[0].about, "kept") && !taken(&plan.publishes[0].about, "new"));
+        assert!(
+            plan.notes[0].starts_with("1 batch was loaded less than 600 s before")
+                && plan.notes[0].ends_with("it is left alone until it has settled"),
+            "{:?}",
+            plan.notes
+        );
+        // None of these moves the lookback, so nothing more is asked.
+        assert_eq!(asked.last().unwrap().label, "batches to replay");
+
+        // The newest processed event is of the eighth; what is pending besides is of the second and the lookback a week.
+        for (last_day, waits) in [(9, false), (10, true)] {
+            let other = beside(
+                rows(&["first_time", "last_time"], &[&[None, None]]),
+                ints(
+                    &["place", "events", "untimed", "last_us"],
+                    &[&[Some(1), Some(1), Some(0), Some(day_us(2))]],
+                ),
+            );
+            let week = replayed_week(
+                r#"{"into": "batches"}"#,
+                &[("kept", false, 7, 0), ("new", true, last_day, 0)],
+            );
+            let (plan, _) = week
+                .answer("batches", names(&["pending"]))
+                .answer("events without a batch", without(0))
+                .answer(
+                    "batches beside the manifest",
+                    compared(&[(Some(1), None, None)]),
+                )
+                .answer("events of pending batches", other)
+                .outcome();
+            let plan = plan.unwrap();
+            assert!(taken(&plan.publishes[0].about, "kept"));
+            assert_eq!(taken(&plan.publishes[0].about, "new"), !waits, "{last_day}");
+            let note = plan.notes.first().map(String::as_str).unwrap_or_default();
+            assert_eq!(
+                note.starts_with("1 batch, new, is left to later runs:"),
+                waits,
+                "{note}"
+            );
+        }
+    }
+
     #[test]
     fn a_replay_says_what_is_lost() {
         let replay = replayed(&[
@@ -1234,15 +1338,8 @@ mod tests {
             plan.publishes
         );
         assert_eq!(plan.notes.len(), 2, "{:?}", plan.notes);
-        assert!(
-            plan.notes[0]
-                .starts_with("2 events are gone from 1 processed batches, the first of them a;")
-        );
-        assert!(
-            plan.notes[1].starts_with(
-                "the source has no event of 1 processed batches, the first of them c;"
-            )
-        );
+        assert!(plan.notes[0].starts_with("2 events are gone from 1 processed batch, a;"));
+        assert!(plan.notes[1].starts_with("the source has no event of 1 processed batch, c;"));
     }
 
     #[test]
@@ -1279,7 +1376,13 @@ mod tests {
                 .answer_first("batches to replay", wanted)
                 .answer(
                     "batches without a row in the manifest",
-                    beside(counted, rows(&["before"], &[&[Some("w")]])),
+                    beside(
+                        counted,
+                        rows(
+                            &["before", "first_time", "last_time"],
+                            &[&[Some("w"), None, None]],
+                        ),
+                    ),
                 )
                 .outcome();
             let plan = plan.unwrap();

@@ -83,7 +83,7 @@ fn batches(discovery: &Discovery<'_>) -> Question {
             ) AS newest
           FROM {groups} AS g
           LEFT JOIN {manifest} AS m ON m.playbook = {playbook} AND m.batch = g.batch
-          LEFT JOIN {manifest} AS w ON w.playbook = {playbook} AND w.before_batches IS NOT NULL AND g.batch < w.batch
+          LEFT JOIN {manifest} AS w ON {stands_for_others} AND g.batch < w.batch
           WHERE g.batch IS NOT NULL AND g.events > 0
         ),
         behind AS MATERIALIZED (
@@ -107,6 +107,7 @@ fn batches(discovery: &Discovery<'_>) -> Question {
         groups = discovery.groups(&sql!("true")).indented(10),
         manifest = discovery.manifest,
         playbook = discovery.playbook(),
+        stands_for_others = discovery.stands_for_others("w"),
         counts = join(counts, ",\n            "),
         lookback = discovery.source.lookback_seconds,
     );

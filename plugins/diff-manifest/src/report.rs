@@ -35,10 +35,12 @@ pub fn notes(
     let first = pending.settling.first().map(String::as_str);
     notes.extend(settling(discovery, number(&pending.settling), first));
     if let Some(first) = pending.held.first() {
+        let held = pending.held.len() as u64;
         notes.push(format!(
-            "{} batches wait for those, the first of them {first}: their events would move the lookback past batches that \
-             still settle",
-            pending.held.len(),
+            "{} for those{}: {} events would move the lookback past batches that still settle",
+            count(held, "batch waits", "batches wait"),
+            first_of(held, first),
+            if held == 1 { "its" } else { "their" },
         ));
     }
     if let (false, Some(state)) = (discovery.ordered, state) {
@@ -67,14 +69,22 @@ fn arrivals(pending: &Pending<'_>) -> Vec<String> {
             ),
         };
         notes.push(format!(
-            "{late} new batches came late: all of their events lie before the newest processed one{beyond}",
+            "{} came late: all of {} events lie before the newest processed one{beyond}",
+            count(late.unsigned_abs(), "new batch", "new batches"),
+            if late == 1 { "its" } else { "their" },
         ));
     }
-    let grown = pending.events_before.iter().flatten().count();
+    let grown = pending.events_before.iter().flatten().count() as u64;
     if grown > 0 {
         notes.push(format!(
-            "{grown} batches have {} more events than when they were processed, and are processed again",
-            pending.events_grown(),
+            "{} {} than when processed, and {} processed again",
+            count(grown, "batch has", "batches have"),
+            count(
+                pending.events_grown().unsigned_abs(),
+                "more event",
+                "more events"
+            ),
+            if grown == 1 { "is" } else { "are" },
         ));
     }
     notes
@@ -83,10 +93,15 @@ fn arrivals(pending: &Pending<'_>) -> Vec<String> {
 /// Says how many batches are left alone, since they may still be loaded.
 pub fn settling(discovery: &Discovery<'_>, batches: i64, first: Option<&str>) -> Option<String> {
     let settle = discovery.settle.as_ref().filter(|_| batches > 0)?;
-    let named = first.map_or_else(String::new, |first| format!(", the first of them {first}"));
+    let n = batches.unsigned_abs();
+    let named = first.map_or_else(String::new, |first| first_of(n, first));
+    let until = match batches {
+        1 => "it is left alone until it has settled",
+        _ => "they are left alone until they have settled",
+    };
     Some(format!(
-        "{batches} batches were loaded less than {} s before the run's point in time{named}: they are left alone until they \
-         have settled",
+        "{} loaded less than {} s before the run's point in time{named}: {until}",
+        count(n, "batch was", "batches were"),
         settle.seconds,
     ))
 }
@@ -94,11 +109,29 @@ pub fn settling(discovery: &Discovery<'_>, batches: i64, first: Option<&str>) ->
 /// Says how many events belong to no batch.
 pub fn without_batch(source: &Source, events: u64) -> Vec<String> {
     let note = || {
+        let (belong, are) = match events {
+            1 => ("belongs", "it is"),
+            _ => ("belong", "they are"),
+        };
         format!(
-            "{events} events have no {} or no {} and belong to no batch; they are not processed",
+            "{} no {} or no {} and {belong} to no batch; {are} not processed",
+            count(events, "event has", "events have"),
             source.batch.as_str(),
             source.time,
         )
     };
     (events > 0).then(note).into_iter().collect()
+}
+
+/// Names the first of so many things, behind their number.
+pub fn first_of(n: u64, first: &str) -> String {
+    match n {
+        1 => format!(", {first}"),
+        _ => format!(", the first of them {first}"),
+    }
+}
+
+/// Writes a number of things: `1 batch`, `2 batches`.
+pub fn count(n: u64, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
 }

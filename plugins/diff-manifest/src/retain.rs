@@ -218,6 +218,9 @@ pub struct WithoutRow {
     pub noted: Rest,
     /// How many the source has, and their events.
     pub found: Rest,
+    /// The times of the first and of the last of these events; none if there are none.
+    pub first_time: Option<String>,
+    pub last_time: Option<String>,
 }
 
 /// Asks the source for the batches without a row but for these, and the manifest for what they were; none where each batch
@@ -240,6 +243,8 @@ pub fn without_row(
                 batches: number("batches"),
                 events: number("events"),
             },
+            first_time: row.text("first_time").map(str::to_owned),
+            last_time: row.text("last_time").map(str::to_owned),
         })
     });
     Ok(found)
@@ -258,17 +263,19 @@ fn question_without_row(discovery: &Discovery<'_>, but: &[String]) -> Question {
     };
     let select = sql!(
         "SELECT w.batch::text AS before, w.before_batches AS noted_batches, w.before_events AS noted_events,
-          count(g.batch) AS batches, coalesce(sum(g.events), 0)::bigint AS events
+          count(g.batch) AS batches, coalesce(sum(g.events), 0)::bigint AS events,
+          min(g.first_time)::text AS first_time, max(g.last_time)::text AS last_time
         FROM {manifest} AS w
         LEFT JOIN {groups} AS g
           ON g.batch < w.batch AND g.events > 0{but}
           AND NOT EXISTS (SELECT FROM {manifest} AS m WHERE m.playbook = {playbook} AND m.batch = g.batch)
-        WHERE w.playbook = {playbook} AND w.before_batches IS NOT NULL
+        WHERE {stands_for_others}
         GROUP BY w.batch, w.before_batches, w.before_events",
         manifest = discovery.manifest,
         groups = discovery.groups(&sql!("true")).indented(8),
         but = but,
         playbook = discovery.playbook(),
+        stands_for_others = discovery.stands_for_others("w"),
     );
     question("batches without a row in the manifest", select, params)
 }

@@ -5,6 +5,7 @@ use stepwell_sdk::planner::{Ask, Measures, Stop};
 use stepwell_sdk::rows::Row;
 
 use crate::discovery::{Discovery, PAGE, Page};
+use crate::report::{count, first_of};
 use crate::{State, report};
 
 /// Questions in which processed batches are counted again, and how many batches there must be for that.
@@ -319,9 +320,9 @@ pub struct Found {
     last_time: String,
     untimed: i64,
     /// The last event's time, in microseconds since 1970.
-    last_us: Option<i64>,
+    pub last_us: Option<i64>,
     /// When the youngest event was loaded, where that matters.
-    loaded_us: Option<i64>,
+    pub loaded_us: Option<i64>,
     /// The batch itself, where it is a time and found by it.
     named_us: Option<i64>,
 }
@@ -339,6 +340,11 @@ impl Found {
             loaded_us: None,
             named_us: None,
         }
+    }
+
+    /// The same with when the youngest event was loaded.
+    pub fn loaded(self, loaded_us: Option<i64>) -> Self {
+        Self { loaded_us, ..self }
     }
 }
 
@@ -417,11 +423,8 @@ impl<'a> Pending<'a> {
     }
 
     fn is_settling(&self, found: &Found) -> bool {
-        self.settle.is_some_and(|discovery| {
-            let settle = discovery.settle.as_ref();
-            settle
-                .is_some_and(|settle| settle.is_settling(found.loaded_us, discovery.run.as_of_us()))
-        })
+        self.settle
+            .is_some_and(|discovery| discovery.is_settling(found))
     }
 
     /// Sees to it that a later run finds those of new or grown batches that still settle. Before they are added, so that it
@@ -444,13 +447,26 @@ impl<'a> Pending<'a> {
         self.take(batch, found, before);
     }
 
+    /// Returns the earliest time that must stay within the lookback for a later run to find all of these but those that
+    /// are taken; none if there are no others.
+    pub fn reach_without(&self, is_taken: impl Fn(&str) -> bool) -> Option<i64> {
+        let both = self.batches.iter().zip(&self.last_us);
+        let others = both.filter(|(batch, _)| !is_taken(batch));
+        others
+            .filter_map(|(_, last)| *last)
+            .chain(self.reach_us)
+            .min()
+    }
+
     /// Says how many events are gone from processed batches; none if none is.
     pub fn lost(&self) -> Option<String> {
         let (first, _) = self.shrunk.first()?;
+        let (events, batches) = (self.events_gone().unsigned_abs(), self.shrunk.len() as u64);
         Some(format!(
-            "{} events are gone from {} processed batches, the first of them {first}",
-            self.events_gone(),
-            self.shrunk.len()
+            "{} gone from {}{}",
+            count(events, "event is", "events are"),
+            count(batches, "processed batch", "processed batches"),
+            first_of(batches, first),
         ))
     }
 

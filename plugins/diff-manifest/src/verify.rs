@@ -125,9 +125,9 @@ fn compare(discovery: &Discovery<'_>, folded: bool, in_reach: &[String]) -> Ques
     let (mut params, mut is_before, mut known) = (vec![], sql!("false"), sql!(""));
     if folded {
         is_before = sql!(
-            "coalesce(m.batch IS NULL AND g.batch < (SELECT w.batch FROM {manifest} AS w WHERE w.playbook = {playbook} AND w.before_batches IS NOT NULL), false)",
+            "coalesce(m.batch IS NULL AND g.batch < (SELECT w.batch FROM {manifest} AS w WHERE {stands_for_others}), false)",
             manifest = manifest,
-            playbook = playbook,
+            stands_for_others = discovery.stands_for_others("w"),
         );
         params.push(batches(in_reach));
         known = sql!(
@@ -171,8 +171,8 @@ fn note(batches: &mut request::Batches, without_row: &WithoutRow) {
         kind,
         events: unsigned(found.events),
         noted: Some(unsigned(noted.events)),
-        first_time: None,
-        last_time: None,
+        first_time: without_row.first_time.clone(),
+        last_time: without_row.last_time.clone(),
     });
 }
 
@@ -250,12 +250,13 @@ fn fill(with: &With, discovery: &Discovery<'_>, folded: bool, growing: &[(String
                 SELECT g.batch, g.events, g.first_time, g.last_time, CAST(NULL AS bigint)
                 FROM {manifest} AS w
                 JOIN {groups} AS g ON g.batch < w.batch AND g.events > 0
-                WHERE w.playbook = {playbook} AND w.before_batches IS NOT NULL
+                WHERE {stands_for_others}
                   AND NOT EXISTS (SELECT FROM {manifest} AS m WHERE m.playbook = {playbook} AND m.batch = g.batch)",
                 select = select,
                 manifest = discovery.manifest,
                 groups = discovery.groups(&sql!("true")).indented(16),
                 playbook = discovery.playbook(),
+                stands_for_others = discovery.stands_for_others("w"),
             )
         }
     };

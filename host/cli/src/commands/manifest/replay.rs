@@ -23,7 +23,9 @@ const KEYS_BYTES_MAX: u64 = 8 << 20;
 ///
 /// With batches: their keys are collected, and the rows of these are computed from all of their
 /// events, as in a run. A batch that was never processed is processed: one that came later than the
-/// lookback, say. With keys: the rows of these keys are computed, and the manifest stays as it is.
+/// lookback, say. A stretch of time names all batches with an event in it, processed or not, but
+/// leaves new ones to the next run that may still be loaded (`settle`), or that would make it pass
+/// by others that are pending. With keys: the rows of these keys are computed, and the manifest stays as it is.
 ///
 /// It is a run like any other: one transaction, under the playbook's lease, journalled.
 #[derive(Debug, Args)]

@@ -1,0 +1,135 @@
+-- question: columns of atomic.events
+SELECT
+    a.attname::text AS name,
+    format_type(a.atttypid, a.atttypmod) AS type,
+    a.atttypid::int8 AS type_oid,
+    c.relkind::text AS kind
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum;
+-- $1: Param::Text("atomic")
+-- $2: Param::Text("events")
+
+-- question: columns of derived.manifest
+SELECT
+    a.attname::text AS name,
+    format_type(a.atttypid, a.atttypmod) AS type,
+    a.atttypid::int8 AS type_oid,
+    c.relkind::text AS kind
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum;
+-- $1: Param::Text("derived")
+-- $2: Param::Text("manifest")
+
+-- question: indexes of atomic.events
+SELECT am.amname::text AS method, pg_get_indexdef(i.indexrelid, 1, false) AS leading,
+  i.indnkeyatts::text AS columns
+FROM pg_catalog.pg_index AS i
+JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+JOIN pg_catalog.pg_am AS am ON am.oid = x.relam
+JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2 AND i.indisvalid AND i.indpred IS NULL
+ORDER BY x.relname;
+-- $1: Param::Text("atomic")
+-- $2: Param::Text("events")
+
+-- question: type of a batch
+SELECT (etl_tstamp) AS batch
+FROM atomic.events
+LIMIT 0;
+
+-- question: state of the manifest
+SELECT
+  CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)::text AS time_floor,
+  (extract(epoch FROM CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)) * 1000000)::bigint AS time_floor_us,
+  (extract(epoch FROM m.newest) * 1000000)::bigint AS newest_us,
+  CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone)::text AS recount_floor,
+  greatest((SELECT CASE WHEN max(b.batch) IS NOT NULL THEN least(max(b.batch), CAST(m.newest - '604801 seconds'::interval AS timestamp without time zone)) END
+   FROM derived.manifest AS b
+   WHERE b.playbook = 'sessions' AND b.batch < (
+     SELECT min(f.batch)
+     FROM (
+       SELECT batch FROM derived.manifest WHERE playbook = 'sessions' AND last_time >= CAST(m.newest - '604800 seconds'::interval AS timestamp without time zone) OFFSET 0
+     ) AS f
+   )), folded.batch)::text AS batch_before,
+  folded.batch::text AS folded,
+  (extract(epoch FROM folded.before_last_time) * 1000000)::bigint AS folded_last_us
+FROM (
+  SELECT coalesce(max(last_time), '0001-01-01') AS newest
+  FROM derived.manifest
+  WHERE playbook = 'sessions' AND last_time <= to_timestamp(1700000000000000 / 1000000.0)
+) AS m
+LEFT JOIN derived.manifest AS folded
+  ON folded.playbook = 'sessions' AND folded.before_batches IS NOT NULL
+WHERE EXISTS (SELECT FROM derived.manifest WHERE playbook = 'sessions');
+
+-- question: batches of the stretch of time
+SELECT b.batch::text AS batch
+FROM (
+  SELECT batch FROM derived.manifest WHERE playbook = 'sessions' AND last_time >= CAST($1 AS timestamptz) AND first_time < CAST($2 AS timestamptz)
+  UNION
+  SELECT e.batch
+  FROM (SELECT (etl_tstamp) AS batch, collector_tstamp AS time FROM atomic.events) AS e
+  WHERE e.batch IS NOT NULL AND e.time >= CAST($1 AS timestamptz) AND e.time < CAST($2 AS timestamptz)
+) AS b
+ORDER BY b.batch
+LIMIT 10001;
+-- $1: Param::Text("2026-01-01T00:00:00Z")
+-- $2: Param::Text("2026-01-08T00:00:00Z")
+
+-- question: batches to replay
+WITH wanted AS MATERIALIZED (
+  SELECT DISTINCT batch FROM unnest(CAST($1 AS timestamp without time zone[])) AS named (batch)
+)
+SELECT wanted.batch::text AS batch, coalesce(g.events, 0) AS events, g.first_time::text AS first_time,
+  g.last_time::text AS last_time, m.events AS events_before, coalesce(g.untimed, 0) AS untimed,
+  (extract(epoch FROM g.last_time) * 1000000)::bigint AS last_us, coalesce(wanted.batch < w.batch, false) AS folded
+FROM wanted
+LEFT JOIN (
+  SELECT e.batch, count(e.time) AS events, min(e.time) AS first_time, max(e.time) AS last_time,
+    count(*) - count(e.time) AS untimed
+  FROM (SELECT (etl_tstamp) AS batch, collector_tstamp AS time FROM atomic.events) AS e
+  WHERE e.batch IN (SELECT batch FROM wanted)
+  GROUP BY e.batch
+) AS g ON g.batch = wanted.batch
+LEFT JOIN derived.manifest AS m ON m.playbook = 'sessions' AND m.batch = wanted.batch
+LEFT JOIN derived.manifest AS w ON w.playbook = 'sessions' AND w.before_batches IS NOT NULL
+ORDER BY wanted.batch;
+-- $1: Param::Text("{\"kept\",\"late\"}")
+
+-- statement: clear sessions__batches
+--   writes scratch.sessions__batches
+DROP TABLE IF EXISTS scratch.sessions__batches;
+
+-- statement: make the table of batches
+--   writes scratch.sessions__batches
+CREATE TABLE scratch.sessions__batches WITH (autovacuum_enabled = off) AS
+SELECT
+  CAST(NULL AS timestamp without time zone) AS batch, CAST(NULL AS bigint) AS events, CAST(NULL AS timestamp without time zone) AS first_time,
+  CAST(NULL AS timestamp without time zone) AS last_time, CAST(NULL AS bigint) AS events_before
+LIMIT 0;
+
+-- statement: note pending batches
+--   writes scratch.sessions__batches
+INSERT INTO scratch.sessions__batches
+SELECT *
+FROM unnest(
+  CAST($1 AS timestamp without time zone[]), CAST($2 AS bigint[]), CAST($3 AS timestamp without time zone[]), CAST($4 AS timestamp without time zone[]), CAST($5 AS bigint[])
+) AS pending (batch, events, first_time, last_time, events_before);
+-- $1: Param::Text("{\"kept\",\"late\"}")
+-- $2: Param::Text("{3,3}")
+-- $3: Param::Text("{\"2026-01-01\",\"2026-01-01\"}")
+-- $4: Param::Text("{\"2026-01-08\",\"2026-01-08\"}")
+-- $5: Param::Text("{3,NULL}")
+
+-- statement: analyze sessions__batches
+--   writes scratch.sessions__batches
+ANALYZE scratch.sessions__batches;
+
+-- about batches: {"batches":2,"reopened":1,"events":6,"first":"kept","last":"late","events_without_batch":0,"more":false,"from_nothing":false}
