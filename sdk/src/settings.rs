@@ -9,7 +9,8 @@ mod place;
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use stepwell_sql::lexer::{TokenKind, tokens};
+use stepwell_sql::expression;
+use stepwell_sql::lexer::{Token, TokenKind, tokens};
 
 use crate::Failure;
 use crate::schema::{Json, Settings};
@@ -136,27 +137,12 @@ impl Expr {
     /// change the statement around it.
     pub fn new(text: impl Into<String>) -> Result<Self, String> {
         let text: String = text.into();
-        let found = tokens(&text).map_err(|error| error.to_string())?;
-        let mut open = Vec::new();
-        for token in &found {
-            match token.text {
-                "(" | "[" => open.push(token.text),
-                ")" if open.pop() != Some("(") => {
-                    return Err("a closing bracket has no opening one".into());
-                }
-                "]" if open.pop() != Some("[") => {
-                    return Err("a closing bracket has no opening one".into());
-                }
-                ";" => return Err("an expression has no semicolon".into()),
-                _ => {}
-            }
-        }
-        match (found.last(), open.is_empty()) {
-            (None, _) => Err("expected an SQL expression, found nothing".into()),
-            (_, false) => Err("an opening bracket is never closed".into()),
+        let end = match expression(&text) {
             // A comment after the last token could swallow what follows in the statement.
-            (Some(last), true) => Ok(Self(text[..last.end()].trim_start().to_owned())),
-        }
+            Ok(tokens) => tokens.last().map_or(0, Token::end),
+            Err(error) => return Err(error.to_string()),
+        };
+        Ok(Self(text[..end].trim_start().to_owned()))
     }
 
     /// Returns the expression that is one column.
@@ -212,7 +198,8 @@ impl<'de> Deserialize<'de> for Expr {
 }
 
 impl Settings for Expr {
-    const SCHEMA: Json = Json::raw("{\"type\":\"string\",\"minLength\":1}");
+    const SCHEMA: Json =
+        Json::raw("{\"type\":\"string\",\"minLength\":1,\"x-stepwell\":\"expression\"}");
 }
 
 /// SQL that stands in the workflow file or, as `{ file: … }`, beside it. The host reads the file.
@@ -316,8 +303,9 @@ impl<'de> Deserialize<'de> for Columns {
 
 impl Settings for Columns {
     const SCHEMA: Json = Json::raw(
-        "{\"anyOf\":[{\"type\":\"object\",\"minProperties\":1,\"additionalProperties\":{\"type\":\"string\",\"minLength\":1}},\
-         {\"type\":\"array\",\"minItems\":1,\"items\":{\"type\":\"string\",\"minLength\":1}}]}",
+        "{\"anyOf\":[{\"type\":\"object\",\"minProperties\":1,\
+         \"additionalProperties\":{\"type\":\"string\",\"minLength\":1,\"x-stepwell\":\"expression\"}},\
+         {\"type\":\"array\",\"minItems\":1,\"items\":{\"type\":\"string\",\"minLength\":1,\"x-stepwell\":\"expression\"}}]}",
     );
 }
 

@@ -162,9 +162,17 @@ pub struct Source {
     pub lookback: Lookback,
     /// Tables with more about an event, by alias.
     pub contexts: BTreeMap<String, Context>,
+    /// Places of values by JSON pointer.
+    pub(crate) spans: BTreeMap<String, Span>,
 }
 
 impl Source {
+    /// Returns the place of the value at a JSON pointer below `source`, for example `/time` or
+    /// `/contexts/page/columns/0`; the nearest one above it if it is not in the file.
+    pub fn span(&self, pointer: &str) -> Option<Span> {
+        nearest(&self.spans, pointer)
+    }
+
     /// Returns the block as plugins get it, with the keys of the workflow file; the lookback is
     /// `lookback-seconds`, a whole number, rounded up. Keys that the file does not have are left
     /// out; `contexts` is always there.
@@ -421,12 +429,17 @@ impl Step {
     /// `/columns/page_views`; the nearest one above it if it is not in the file. None without any
     /// settings.
     pub fn setting_span(&self, pointer: &str) -> Option<Span> {
-        let mut pointer = pointer;
-        loop {
-            if let Some(span) = self.settings_spans.get(pointer) {
-                return Some(*span);
-            }
-            pointer = &pointer[..pointer.rfind('/')?];
+        nearest(&self.settings_spans, pointer)
+    }
+}
+
+/// Returns the place at a JSON pointer, or the nearest one above it.
+fn nearest(spans: &BTreeMap<String, Span>, pointer: &str) -> Option<Span> {
+    let mut pointer = pointer;
+    loop {
+        if let Some(span) = spans.get(pointer) {
+            return Some(*span);
         }
+        pointer = &pointer[..pointer.rfind('/')?];
     }
 }

@@ -11,17 +11,19 @@
 //! assert_eq!(statement_kind(";; /* a /* b */ */ commit").unwrap(), StatementKind::Other("commit".into()));
 //! ```
 //!
-//! Reading order: [`TableName`], [`quote_ident`], [`lexer`], [`split`], [`statement_kind`].
+//! Reading order: [`TableName`], [`quote_ident`], [`lexer`], [`split`], [`statement_kind`], [`expression`].
 //!
 //! What it does not do: parse SQL. A statement's privileges are the database's to judge; the kind of a statement is a
 //! guard of the protocol (no transaction control, no COPY, no session state), not of the data.
 
+mod expression;
 mod kind;
 pub mod lexer;
 mod name;
 mod quote;
 mod template;
 
+pub use expression::{BracketError, ExpressionError, brackets, expression};
 pub use kind::{StatementKind, split, statement_kind};
 pub use lexer::LexError;
 pub use name::{ColumnPath, NameError, TableName};

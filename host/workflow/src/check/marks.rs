@@ -22,6 +22,7 @@ pub(super) enum Mark {
     ReadsColumn,
     MaintainsTable,
     Sql,
+    Expression,
 }
 
 impl Mark {
@@ -35,6 +36,7 @@ impl Mark {
             "reads-column" => Some(Self::ReadsColumn),
             "maintains-table" => Some(Self::MaintainsTable),
             "sql" => Some(Self::Sql),
+            "expression" => Some(Self::Expression),
             _ => None,
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
-use stepwell_sql::{ColumnPath, TableName, lexer};
+use stepwell_sql::{ColumnPath, ExpressionError, TableName, brackets, expression, lexer};
 
 use super::marks::{self, Mark, escaped};
 use super::schema_cost;
@@ -329,6 +329,15 @@ impl MarkReader<'_> {
                 Ok(table) => self.writes_derived(table, span),
                 Err(_) => self.expected("a table as `schema.table`", pointer),
             },
+            Mark::Expression => {
+                // That it is not empty, the schema says.
+                if let Err(error) = expression(text)
+                    && error != ExpressionError::Empty
+                {
+                    let message = format!("{}: {error}", self.name(pointer));
+                    self.problems.error(span, message);
+                }
+            }
             Mark::Sql => {}
         }
     }
@@ -413,7 +422,7 @@ impl MarkReader<'_> {
     /// Checks that SQL is closed, and puts the contents of a file beside its path.
     fn sql(&mut self, pointer: &str, value: &mut Value) {
         if let Value::String(sql) = value {
-            if let Err(error) = lexer::tokens(sql) {
+            if let Err(error) = closed(sql) {
                 let message = format!("{}: {error}", self.name(pointer));
                 self.problems.error(self.places.value(pointer), message);
             }
@@ -427,15 +436,10 @@ impl MarkReader<'_> {
         let span = self.places.value(&at);
         match read_text(&path) {
             Ok(text) => {
-                if let Err(error) = lexer::tokens(&text) {
-                    let (line, column) = crate::source_file::line_column(&text, error.start);
+                if let Err(error) = closed(&text) {
                     let shown = self.shown_path(&at, &path);
-                    let begins = format!("line {line}, column {column} of file {shown}");
-                    let message = format!(
-                        "{}: {} that begins at {begins} is never closed",
-                        self.name(pointer),
-                        error.what,
-                    );
+                    let message =
+                        format!("{}: {}", self.name(pointer), error.within(&text, &shown));
                     self.problems.error(span, message);
                 }
                 *value = serde_json::json!({"file": file, "text": text});
@@ -460,5 +464,32 @@ impl MarkReader<'_> {
             Some(Kind::Text(text)) if text.shown().contains("${env:") => quoted(text.shown()),
             _ => format!("\"{}\"", path.display()),
         }
+    }
+}
+
+/// A part of SQL text that is left open, or a bracket that closes none.
+#[derive(Debug, thiserror::Error)]
+enum NotClosed {
+    #[error(transparent)]
+    Lex(#[from] lexer::LexError),
+    #[error(transparent)]
+    Bracket(#[from] stepwell_sql::BracketError),
+}
+
+/// Looks whether literals, comments and brackets are closed.
+fn closed(sql: &str) -> Result<(), NotClosed> {
+    Ok(brackets(&lexer::tokens(sql)?)?)
+}
+
+impl NotClosed {
+    /// Returns the words for a file, where a line says more than a byte.
+    fn within(&self, text: &str, file: &str) -> String {
+        let start = match self {
+            Self::Lex(error) => error.start,
+            Self::Bracket(error) => error.start,
+        };
+        let (line, column) = crate::source_file::line_column(text, start);
+        let place = format!("line {line}, column {column} of file {file}");
+        self.to_string().replace(&format!("byte {start}"), &place)
     }
 }

@@ -290,6 +290,7 @@ fn describe(root: &Value, schema: &Value, depth: usize) -> String {
             return "SQL text or `{ file: path }`".into();
         }
         Some(Mark::Sql) => return "SQL text".into(),
+        Some(Mark::Expression) => return "an SQL expression".into(),
         None => {}
     }
     if let Some(only) = schema.get("const") {
@@ -363,6 +364,7 @@ fn of_type(root: &Value, schema: &Value, name: &str, depth: usize) -> String {
                 item if item.starts_with("an alias") => "a list of aliases".into(),
                 "a table as `schema.table`" => "a list of tables as `schema.table`".into(),
                 "a map" => "a list of maps".into(),
+                "an SQL expression" => "a list of SQL expressions".into(),
                 item if item.starts_with("a map with") => {
                     format!("a list of maps{}", &item["a map".len()..])
                 }

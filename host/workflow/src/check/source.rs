@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use stepwell_sql::lexer::{TokenKind, tokens};
+use stepwell_sql::{ExpressionError, expression};
 
 use crate::fields::{Fields, column, duration, key, list, mismatch, table, text};
 use crate::name::is_alias;
 use crate::problem::Problems;
-use crate::tree::{Entry, Kind};
+use crate::source_file::Span;
+use crate::tree::{Entry, Kind, Node};
 use crate::words::quoted;
 use crate::workflow::{Context, Lookback, Source};
 
@@ -21,7 +22,7 @@ pub(super) fn check(entry: &Entry, problems: &mut Problems) -> Option<Source> {
         .and_then(|entry| table(&entry.value, &key(entry), problems));
     let batch = fields
         .require("batch", "the column whose values are batches", problems)
-        .and_then(|entry| expression(entry, problems));
+        .and_then(|entry| batch(entry, problems));
     let time = fields
         .require(
             "time",
@@ -44,7 +45,10 @@ pub(super) fn check(entry: &Entry, problems: &mut Problems) -> Option<Source> {
         .map(|entry| contexts(entry, problems))
         .unwrap_or_default();
     fields.done(problems);
+    let mut spans = BTreeMap::new();
+    places(&entry.value, String::new(), &mut spans);
     Some(Source {
+        spans,
         events: events?,
         batch: batch?,
         time: time?,
@@ -57,17 +61,32 @@ pub(super) fn check(entry: &Entry, problems: &mut Problems) -> Option<Source> {
     })
 }
 
+/// Notes where each key's value stands, by its JSON pointer.
+fn places(node: &Node, pointer: String, spans: &mut BTreeMap<String, Span>) {
+    match &node.kind {
+        Kind::Map(entries) => {
+            for entry in entries {
+                // Keys here are words or aliases; others are refused.
+                places(&entry.value, format!("{pointer}/{}", entry.key), spans);
+            }
+        }
+        Kind::Seq(items) => {
+            for (at, item) in items.iter().enumerate() {
+                places(item, format!("{pointer}/{at}"), spans);
+            }
+        }
+        _ => {}
+    }
+    spans.insert(pointer, node.span);
+}
+
 /// Reads a column or an SQL expression over columns: one, and closed.
-fn expression(entry: &Entry, problems: &mut Problems) -> Option<String> {
+fn batch(entry: &Entry, problems: &mut Problems) -> Option<String> {
     let expected = "a column or an SQL expression";
     let sql = text(&entry.value, &key(entry), expected, problems)?.trim();
-    match tokens(sql) {
-        Ok(tokens) if tokens.iter().any(|t| t.kind == TokenKind::Semicolon) => {
-            mismatch(&entry.value, &key(entry), "one SQL expression", problems);
-            None
-        }
-        Ok(tokens) if !tokens.is_empty() => Some(sql.to_owned()),
-        Ok(_) => {
+    match expression(sql) {
+        Ok(_) => Some(sql.to_owned()),
+        Err(ExpressionError::Empty) => {
             mismatch(&entry.value, &key(entry), expected, problems);
             None
         }

@@ -138,6 +138,7 @@ fn kind_of(property: &Value) -> String {
         (Some("writes-derived"), _) => "derived table to change".to_owned(),
         (Some("maintains-table"), _) => "table to maintain".to_owned(),
         (Some("sql"), _) => "SQL".to_owned(),
+        (Some("expression"), _) => "SQL expression".to_owned(),
         (_, Some(kind)) => kind.to_owned(),
         _ => "value".to_owned(),
     }

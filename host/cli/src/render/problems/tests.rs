@@ -95,3 +95,32 @@ fn every_case_has_something_to_say() {
         assert_ne!(read(&path), "", "{}", path.display());
     }
 }
+
+/// The checks of `stepwell-workflow` are tested with descriptors that it keeps, since it loads no component: they are those
+/// that the built-in steps carry.
+#[test]
+fn the_kept_descriptors_are_those_of_the_steps() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../workflow/tests/kinds.json");
+    let steps = stepwell_builtin::STEPS.iter().map(|(name, bytes)| {
+        let found = stepwell_sandbox::describe(bytes).expect("a built-in step describes itself");
+        assert_eq!(found.name, *name);
+        serde_json::json!({
+            "name": found.name,
+            "version": found.version,
+            "kind": "planner",
+            "summary": found.summary,
+            "gate": found.gate,
+            "reads": found.reads,
+            "writes": found.writes,
+            "settings": found.settings,
+        })
+    });
+    let mut steps: Vec<_> = steps.collect();
+    steps.sort_by_key(|step| step["name"].to_string());
+    let found = serde_json::to_string_pretty(&steps).expect("JSON") + "\n";
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&path, &found).expect("written");
+    }
+    let kept = std::fs::read_to_string(&path).expect("the kept descriptors");
+    assert!(kept == found, "BLESS=1 renews {}", path.display());
+}
