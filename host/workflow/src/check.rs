@@ -147,10 +147,12 @@ pub(crate) fn site_trust(root: &Node, problems: &mut Problems) -> TrustPolicy {
     }
 }
 
-/// Whether the block names a warehouse, right or wrong.
+/// Whether the block names a warehouse of its own, right or wrong.
 fn names_url(warehouse: &Entry) -> bool {
     match &warehouse.value.kind {
-        Kind::Map(entries) => entries.iter().any(|entry| entry.key == "url"),
+        Kind::Map(entries) => entries
+            .iter()
+            .any(|entry| entry.key == "url" && !warehouse::is_local(entry)),
         _ => false,
     }
 }

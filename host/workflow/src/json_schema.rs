@@ -142,7 +142,7 @@ fn warehouse() -> Value {
         &json!({
             "url": {
                 "description": "Connection string, best as `${env:DATABASE_URL}`. \
-                    Without it: the private local Postgres.",
+                    `local`, or without it: the private local Postgres.",
                 "type": "string",
             },
             "statement-timeout": of("duration", "Longest time for one statement."),

@@ -165,7 +165,22 @@ pub(crate) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
 
 fn syntax_problem(text: &str, error: &granit_parser::ScanError) -> Box<Problem> {
     let start = error.marker().byte_offset().unwrap_or(text.len());
-    let end = text[start.min(text.len())..]
+    let start = start.min(text.len());
+    if let Some(span) = indenting_tab(text, start).filter(|_| error.info().contains("tab")) {
+        let message = "the file is not YAML: a tab stands where the line is indented";
+        let problem = Problem::error(message).at(span);
+        return problem.with_help("indent with spaces").into();
+    }
+    if let Some(span) = bare_variable(text, start) {
+        let variable = &text[span.start..span.end];
+        let message =
+            format!("the file is not YAML: `{variable}` stands between brackets without quotes");
+        let help = format!(
+            "write `\"{variable}\"`: inside of `{{ }}` and `[ ]`, `{{` and `}}` are YAML's own"
+        );
+        return Problem::error(message).at(span).with_help(help).into();
+    }
+    let end = text[start..]
         .chars()
         .next()
         .map_or(start, |c| start + c.len_utf8());
@@ -174,6 +189,32 @@ fn syntax_problem(text: &str, error: &granit_parser::ScanError) -> Box<Problem> 
             .at(Span::new(start, end))
             .with_help("mend this first; the rest of the file was not read"),
     )
+}
+
+/// Returns the first tab that indents a line, from the line at `start` on: the parser stops at a tab itself, or at the
+/// value on a line before it that it takes to go on.
+fn indenting_tab(text: &str, start: usize) -> Option<Span> {
+    let mut line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
+    for line in text[line_start..].split_inclusive('\n') {
+        let indent = line.len() - line.trim_start_matches([' ', '\t']).len();
+        if let Some(tab) = line[..indent].find('\t') {
+            let at = line_start + tab;
+            return Some(Span::new(at, at + 1));
+        }
+        line_start += line.len();
+    }
+    None
+}
+
+/// Returns the `${…}` whose bracket is at `start`: inside of `{ }` and `[ ]`, a plain text ends there.
+fn bare_variable(text: &str, start: usize) -> Option<Span> {
+    let rest = text.get(start..)?;
+    if !rest.starts_with('{') || !text[..start].ends_with('$') {
+        return None;
+    }
+    let line = rest.lines().next()?;
+    let end = line.find('}')?;
+    Some(Span::new(start - 1, start + end + 1))
 }
 
 /// Puts events together. `Err` ends the reading.

@@ -58,10 +58,12 @@ pub fn write_workflow(
     Ok(())
 }
 
-/// Reads a workflow file of the repository.
+/// Reads a workflow file of the repository, without its line that says where the database is.
 pub fn repository_workflow(name: &str) -> Result<String> {
     let source = root().join("workflows").join(format!("{name}.yaml"));
-    fs::read_to_string(&source).with_context(|| format!("read {}", source.display()))
+    let text = fs::read_to_string(&source).with_context(|| format!("read {}", source.display()))?;
+    let here = |line: &&str| !line.starts_with("warehouse: ");
+    Ok(text.split_inclusive('\n').filter(here).collect())
 }
 
 /// Returns a command that does the same.

@@ -16,7 +16,7 @@ use clap::{Args, value_parser};
 use futures_util::future::join_all;
 use stepwell_demo::StreamOptions;
 use stepwell_runner::{Components, Outcome as Ended, RunReport};
-use stepwell_workflow::{Inputs, Secret, Workflow};
+use stepwell_workflow::{Inputs, Workflow};
 
 use self::stage::{Landed, Stage};
 use super::run::Runs;
@@ -182,21 +182,28 @@ fn workflows(
         .iter()
         .map(|(name, text)| {
             let path = folder.join(name);
-            let written = format!(
-                "{text}\n# The demo's own database. Without this, it would be \"postgres\".\n\
-                 warehouse: {{ url: \"{url}\" }}\n"
-            );
-            std::fs::write(&path, written)
+            let written = with_url(text, url);
+            std::fs::write(&path, &written)
                 .with_context(|| format!("could not write {}", path.display()))?;
-            let read = Workflow::parse(&path, text, &inputs, components);
-            let (mut workflow, _) = read.map_err(|(file, problems)| {
+            let read = Workflow::parse(&path, &written, &inputs, components);
+            let (workflow, _) = read.map_err(|(file, problems)| {
                 let plain: Vec<String> = problems.iter().map(|p| p.to_plain(&file)).collect();
                 anyhow!("the demo's own workflow is wrong: {}", plain.join("; "))
             })?;
-            workflow.warehouse.url = Some(Secret::new(url));
             Ok(workflow)
         })
         .collect()
+}
+
+/// Returns the text of a workflow file with the demo's own database for its warehouse.
+fn with_url(text: &str, url: &str) -> String {
+    let lines = text
+        .lines()
+        .map(|line| match line.starts_with("warehouse: ") {
+            true => format!("warehouse: {{ url: \"{url}\" }}   # The demo's own database.\n"),
+            false => format!("{line}\n"),
+        });
+    lines.collect()
 }
 
 /// Makes the host's tables for each workflow.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::fields::{Fields, duration, key, mismatch, whole};
 use crate::problem::{Problem, Problems};
 use crate::source_file::mask_secrets;
-use crate::tree::{Entry, Kind};
+use crate::tree::{Entry, Kind, Text};
 use crate::words::quoted;
 use crate::workflow::{RETRIES_MAX, Secret, Warehouse};
 
@@ -35,10 +35,11 @@ pub(super) fn check(entry: &Entry, problems: &mut Problems) -> Warehouse {
     let Some(mut fields) = Fields::of(entry, problems) else {
         return warehouse;
     };
-    let help =
-        "write `url: ${env:DATABASE_URL}`; without the key, the private local Postgres is used";
+    let help = "write `url: ${env:DATABASE_URL}`, or `url: local` for the private local Postgres, which is used without \
+                the key too";
     warehouse.url = fields
         .take("url")
+        .filter(|entry| !is_local(entry))
         .and_then(|entry| url(entry, help, problems));
     warehouse.statement_timeout = fields
         .take("statement-timeout")
@@ -71,6 +72,14 @@ fn lease_expiry(entry: &Entry, problems: &mut Problems) -> Option<Duration> {
     None
 }
 
+/// The word for the private local Postgres, so that a variable may stand for it.
+const LOCAL: &str = "local";
+
+/// Whether a `url:` is the word for the private local Postgres.
+pub(super) fn is_local(url: &Entry) -> bool {
+    matches!(&url.value.kind, Kind::Text(text) if text.value.trim() == LOCAL)
+}
+
 /// Reads a connection string. What stands there is never shown.
 pub(super) fn url(entry: &Entry, help: &str, problems: &mut Problems) -> Option<Secret> {
     let text = match &entry.value.kind {
@@ -93,9 +102,7 @@ pub(super) fn url(entry: &Entry, help: &str, problems: &mut Problems) -> Option<
     let schemes = ["postgres://", "postgresql://"];
     let parameters = || url.contains('=') && !url.contains("://");
     if !schemes.iter().any(|scheme| url.starts_with(scheme)) && !parameters() {
-        let message =
-            "key \"url\": expected a connection string, as `postgres://user@host/database`";
-        problems.error_help(entry.value.span, message, help);
+        not_one(entry, text, help, problems);
         return None;
     }
     let written = text.shown();
@@ -107,6 +114,36 @@ pub(super) fn url(entry: &Entry, help: &str, problems: &mut Problems) -> Option<
         );
     }
     Some(Secret::new(url))
+}
+
+/// Reports a text that is no connection string. What a variable stands for is not in the file: it is mended where it is set.
+fn not_one(entry: &Entry, text: &Text, help: &str, problems: &mut Problems) {
+    let example = "`postgres://user@host/database`";
+    let Some(written) = &text.written else {
+        let message = format!("key \"url\": expected a connection string, as {example}");
+        problems.error_help(entry.value.span, message, help);
+        return;
+    };
+    let what = match text.value.trim().is_empty() {
+        true => "nothing",
+        false => "something else",
+    };
+    let message = format!(
+        "key \"url\": expected a connection string, as {example}, and {} stands for {what}",
+        quoted(written)
+    );
+    let help = match written
+        .trim()
+        .strip_prefix("${env:")
+        .and_then(|rest| rest.strip_suffix('}'))
+    {
+        Some(name) => {
+            let name = name.split(":-").next().unwrap_or(name);
+            format!("set {name} to one: `export {name}=postgres://user@host/database`")
+        }
+        None => "correct the value of the variable".to_owned(),
+    };
+    problems.error_help(entry.value.span, message, help);
 }
 
 fn session_settings(entry: &Entry, warehouse: &mut Warehouse, problems: &mut Problems) {

@@ -121,6 +121,40 @@ fn the_designs_workflow_has_the_right_values() {
 }
 
 #[test]
+fn a_source_knows_its_places() {
+    let (workflow, _) = sessions();
+    let source = workflow.source.as_ref().unwrap();
+    let text = &workflow.source_file.text;
+    let shown = |pointer: &str| {
+        let span = source.span(pointer).unwrap();
+        &text[span.start..span.end]
+    };
+    assert_eq!(shown("/batch"), "date_trunc('hour', load_tstamp)");
+    assert_eq!(shown("/contexts/web_page/event-id"), "root_id");
+    assert_eq!(shown("/contexts/web_page/columns/0"), "id");
+    assert!(shown("").starts_with("events:"));
+    assert_eq!(source.span("/nope"), source.span(""));
+}
+
+/// The word is what a variable may stand for where no other warehouse is named.
+#[test]
+fn the_private_server_has_a_name() {
+    let text = |url: &str| {
+        format!(
+            "stepwell: 1\nplaybook: p\nwarehouse: {{ url: \"{url}\" }}\n\
+             steps: [{{ id: one, uses: truncate-scratch }}]\n"
+        )
+    };
+    let url = |url: &str| {
+        let read = Workflow::parse(Path::new("p.yml"), &text(url), &inputs(), &mut TestKinds);
+        read.unwrap().0.warehouse.url
+    };
+    assert_eq!(url("local"), None);
+    assert_eq!(url("${env:NOPE:-local}"), None);
+    assert_eq!(url("${env:DATABASE_URL:-local}"), Some(Secret::new(URL)));
+}
+
+#[test]
 fn steps_know_their_needs_settings_and_tables() {
     let (workflow, _) = sessions();
     let steps = &workflow.steps;
