@@ -45,21 +45,127 @@ async fn fails(change: impl Fn(String) -> String, code: i32, says: &[&str]) {
     assert_eq!(traces(&db).await, before);
 }
 
+/// A `source:` that does not fit the tables is shown at its key, before anything else is done.
+///
+/// Goal: each key that can be wrong is the one that is pointed at, and what it should be is said.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_table_is_named_with_the_step() {
-    let change = |text: String| text.replace("events: atomic.events", "events: atomic.evnts");
-    fails(
-        change,
-        6,
-        &[
-            "step \"new-batches\"",
-            "table atomic.evnts does not exist",
-            "changed.yaml:",
-            "help:",
-            "state:",
-        ],
-    )
-    .await;
+async fn a_source_that_does_not_fit_is_shown_at_its_key() {
+    let (db, program) = with_pending().await;
+    db.sql("ALTER TABLE atomic.events ADD extra json, ADD number bigint")
+        .await;
+    let before = traces(&db).await;
+    let text = read_with_url(&db, "sessions.yaml");
+    let source = |line: &str, other: &str| {
+        assert!(text.contains(line), "{line:?} is in the file");
+        text.replacen(line, other, 1)
+    };
+    let database = db.rows("SELECT current_database()").await;
+    let database = database[0][0].clone().expect("a name");
+    let no_table = |table: &str| format!("database \"{database}\" has no table {table}");
+    let no_order = |key: &str| format!("key \"{key}\": its values cannot be compared: ");
+    let no_column = |key: &str, column: &str, table: &str| {
+        format!("key \"{key}\": column \"{column}\" does not exist in table {table}")
+    };
+    let page = "atomic.com_snowplowanalytics_snowplow_web_page_1";
+    let no_time = "key \"time\": expected a column of dates or timestamps";
+    for (line, other, at, says) in [
+        (
+            "  events: atomic.events",
+            "  events: atomic.evnts",
+            "atomic.evnts",
+            no_table("atomic.evnts"),
+        ),
+        (
+            "  events: atomic.events",
+            "  events: atomc.events",
+            "atomc.events",
+            no_table("atomc.events"),
+        ),
+        (
+            "  batch: etl_tstamp",
+            "  batch: etl_tstmp",
+            "etl_tstmp",
+            no_column("batch", "etl_tstmp", "atomic.events"),
+        ),
+        (
+            "  batch: etl_tstamp",
+            "  batch: extra",
+            "extra",
+            no_order("batch"),
+        ),
+        (
+            "  batch: etl_tstamp",
+            "  batch: max(etl_tstamp)",
+            "events: atomic.events",
+            "must appear in the GROUP BY".into(),
+        ),
+        (
+            "  time: collector_tstamp",
+            "  time: domain_userid",
+            "domain_userid",
+            format!("{no_time}, and domain_userid of table atomic.events is of type character varying"),
+        ),
+        (
+            "  time: collector_tstamp",
+            "  time: number",
+            "number",
+            format!("{no_time}, and number of table atomic.events is of type bigint"),
+        ),
+        (
+            "  event-id: event_id",
+            "  event-id: evnt_id",
+            "evnt_id",
+            no_column("event-id", "evnt_id", "atomic.events"),
+        ),
+        (
+            "  event-id: event_id",
+            "  event-id: extra",
+            "extra",
+            no_order("event-id"),
+        ),
+        (
+            "      event-id: root_id",
+            "      event-id: root_tstamp",
+            "root_tstamp",
+            no_order("event-id"),
+        ),
+        (
+            "      time: root_tstamp",
+            "      time: id",
+            "id",
+            format!("{no_time}, and id of table {page} is of type"),
+        ),
+        (
+            "      columns: [id]",
+            "      columns: [id, idd]",
+            "idd",
+            no_column("columns", "idd", page),
+        ),
+        (page, "atomic.page", "atomic.page", no_table("atomic.page")),
+    ] {
+        let file = program.file("changed.yaml", &source(line, other));
+        for command in ["run", "plan", "init", "verify", "lookback"] {
+            let ended = program.run(&[command, &file]);
+            let said = &ended.stderr;
+            assert_eq!(ended.code, 3, "{command} {other}: {said}");
+            assert!(said.contains(&says), "no {says:?} in:\n{said}");
+            assert!(said.contains("help:") || at.starts_with("events"), "{said}");
+            // The line below the one that is shown underlines what is wrong in it.
+            let mut lines = said.lines().skip_while(|line| !line.contains(" | "));
+            let shown = lines.next().unwrap_or_default();
+            let marks = lines.next().unwrap_or_default();
+            let start = marks.find('^').unwrap_or_default();
+            let end = marks.rfind('^').map_or(0, |end| end + 1);
+            assert_eq!(shown.get(start..end), Some(at), "{said}");
+        }
+    }
+    assert_eq!(traces(&db).await, before);
+    let file = program.file(
+        "changed.yaml",
+        &source("  time: collector_tstamp", "  time: number"),
+    );
+    let json = program.run(&["run", "--json", &file]).json();
+    assert_eq!(json[0]["column"], 9, "{json}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

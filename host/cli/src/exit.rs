@@ -15,7 +15,7 @@ pub const SUCCESS: u8 = 0;
 pub const INTERNAL: u8 = 1;
 /// The command line was not understood.
 pub const USAGE: u8 = 2;
-/// A workflow file has problems; nothing was run, of none of the files.
+/// A workflow file has problems, and nothing was run, of none of the files; or its `source:` does not fit the warehouse.
 pub const WORKFLOW: u8 = 3;
 /// The warehouse was not reached, or refused the login or a statement of the host's own.
 pub const WAREHOUSE: u8 = 4;
@@ -70,6 +70,7 @@ pub fn of_run(error: &RunError) -> u8 {
         // The host's own statements: taking the lease, reading the journal.
         Failure::Step if error.step.is_none() && error.warehouse_error().is_some() => WAREHOUSE,
         Failure::Step => STEP,
+        Failure::Workflow => WORKFLOW,
         Failure::Lease => LEASE,
         Failure::NotInitialised => INIT,
         Failure::CannotContinue => CANNOT_CONTINUE,

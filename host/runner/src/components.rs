@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use stepwell_sandbox::{
@@ -261,7 +261,7 @@ impl StepKinds for Components {
             None => read(&file, most).map_err(|source| {
                 error(
                     format!("could not read component {}: {source}", file.display()),
-                    "Build it, or correct `component:`.",
+                    &how_to_build(&file),
                 )
             })?,
         };
@@ -319,6 +319,47 @@ fn read(file: &Path, most: u64) -> io::Result<Arc<[u8]>> {
     Ok(bytes.into())
 }
 
+/// What to do about a component that is not there: `<root>/target/plugins/<name>.wasm` is built from the sources in
+/// `<root>/plugins/<name>`, where they are.
+fn how_to_build(component: &Path) -> String {
+    let component = tidied(component);
+    let sources = || {
+        let plugins = component.parent()?;
+        let name = component.file_stem()?.to_str()?.replace('_', "-");
+        let root = plugins.parent()?.parent()?;
+        Some(root.join("plugins").join(name))
+    };
+    match sources() {
+        Some(sources) if sources.join("Cargo.toml").is_file() => {
+            format!("build it: `stepwell plugin build {}`", sources.display())
+        }
+        Some(sources) if sources.join("README.md").is_file() => {
+            let readme = sources.join("README.md");
+            format!("build it: {} says how", readme.display())
+        }
+        _ => "build it, or correct `component:`".to_owned(),
+    }
+}
+
+/// Returns a path without `x/..` in it, as people would write it.
+fn tidied(path: &Path) -> PathBuf {
+    let mut tidied = PathBuf::new();
+    for part in path.components() {
+        let named = matches!(
+            tidied.components().next_back(),
+            Some(path::Component::Normal(_))
+        );
+        // Where `x` is a link, `x/..` is elsewhere.
+        match part {
+            path::Component::ParentDir if named && !tidied.is_symlink() => {
+                tidied.pop();
+            }
+            part => tidied.push(part),
+        }
+    }
+    tidied
+}
+
 /// What a component that is not the pinned one says of itself.
 fn says(bytes: &[u8]) -> String {
     match describe(bytes) {
@@ -350,5 +391,47 @@ fn kind(description: stepwell_sandbox::Description) -> StepKind {
         settings: description.settings,
         reads: description.reads,
         writes: description.writes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_component_that_is_not_built_says_how_it_is() {
+        let root = tempfile::tempdir().expect("a folder");
+        let folder = |name: &str, file: &str| {
+            let folder = root.path().join("plugins").join(name);
+            fs::create_dir_all(&folder).expect("a folder");
+            fs::write(folder.join(file), "").expect("a file");
+        };
+        folder("in-rust", "Cargo.toml");
+        folder("in-python", "README.md");
+        fs::create_dir(root.path().join("workflows")).expect("a folder");
+        let help = |name: &str| {
+            let file = format!("workflows/../target/plugins/{name}.wasm");
+            let help = how_to_build(&root.path().join(file));
+            help.replace(&root.path().display().to_string(), "ROOT")
+        };
+        assert_eq!(
+            help("in-rust"),
+            "build it: `stepwell plugin build ROOT/plugins/in-rust`"
+        );
+        assert_eq!(help("in_rust"), help("in-rust"));
+        assert_eq!(
+            help("in-python"),
+            "build it: ROOT/plugins/in-python/README.md says how"
+        );
+        assert_eq!(help("elsewhere"), "build it, or correct `component:`");
+    }
+
+    #[test]
+    fn tidied_paths_lead_to_the_same_place() {
+        let tidy = |path: &str| tidied(Path::new(path)).display().to_string();
+        assert_eq!(tidy("workflows/../target/x"), "target/x");
+        assert_eq!(tidy("../a/b/../c"), "../a/c");
+        assert_eq!(tidy("../../a"), "../../a");
+        assert_eq!(tidy("/../a"), "/../a");
     }
 }

@@ -215,6 +215,16 @@ pub enum Problem {
         /// The playbook.
         playbook: String,
     },
+    /// A key of the workflow's `source:` does not fit the warehouse.
+    #[error("{what}")]
+    Source {
+        /// The key as a JSON pointer below `source`, for [`Source::span`](stepwell_workflow::Source::span).
+        pointer: String,
+        /// What is wrong.
+        what: String,
+        /// What to do next.
+        help: Option<String>,
+    },
     /// The host's own tables are not there.
     #[error("the warehouse has no table {table}")]
     NotInitialised {
@@ -287,6 +297,8 @@ pub enum Failure {
     Step,
     /// Another run holds the playbook, or took it over.
     Lease,
+    /// The workflow file does not fit the warehouse.
+    Workflow,
     /// `stepwell init` is due.
     NotInitialised,
     /// The last run did not leave what a run needs to go on at a step.
@@ -323,6 +335,7 @@ impl RunError {
             Problem::NotInitialised { .. }
             | Problem::Version { .. }
             | Problem::BatchType { .. } => Failure::NotInitialised,
+            Problem::Source { .. } => Failure::Workflow,
             Problem::CannotContinue { .. } => Failure::CannotContinue,
             Problem::Stopped { .. } => Failure::Stopped,
             Problem::Local { .. } | Problem::Url { .. } | Problem::ControlLost { .. } => {
@@ -383,6 +396,7 @@ impl RunError {
                 "It runs at {place} and gave a sign of life {} s ago. Wait for it to end; if it is dead, the next run takes over by itself.",
                 heartbeat_age.as_secs()
             )),
+            Problem::Source { help, .. } => help.clone(),
             Problem::CannotContinue { help, .. } => Some(help.clone()),
             Problem::Folded { .. } => Some(
                 "`stepwell manifest replay` processes them again, as they are in the source now; `stepwell run --full-refresh` \

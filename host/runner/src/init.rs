@@ -8,6 +8,7 @@ use stepwell_workflow::Workflow;
 use crate::connect;
 use crate::error::{Problem, RunError};
 use crate::run::RunOptions;
+use crate::source;
 
 /// Version of the tables that this build works with. Raised with every change to them; [`init`] brings older ones up.
 ///
@@ -220,6 +221,7 @@ END $$;
 pub async fn init(workflow: &Workflow, options: &RunOptions) -> Result<InitReport, RunError> {
     let target = connect::target(workflow, options).await?;
     let session = connect::session(workflow, &target, "init").await?;
+    source::check(&session, workflow, options).await?;
     init_on(&session, workflow).await
 }
 
@@ -294,6 +296,7 @@ async fn check_manifest(
 pub async fn ddl(workflow: &Workflow, options: &RunOptions) -> Result<String, RunError> {
     let target = connect::target(workflow, options).await?;
     let session = connect::session(workflow, &target, "init").await?;
+    source::check(&session, workflow, options).await?;
     let batch_type = batch_type(&session, workflow).await?;
     Ok(full_ddl(workflow, batch_type.as_deref()))
 }

@@ -33,6 +33,7 @@ mod resume;
 mod retry;
 mod roles;
 mod run;
+mod source;
 mod start;
 mod step;
 mod stop;

@@ -10,6 +10,7 @@ use crate::conversation::Whom;
 use crate::error::{Problem, RunError, one_line};
 use crate::init;
 use crate::run::{Interrupts, RunOptions};
+use crate::source;
 use crate::step::{Asked, Steps};
 use crate::stop::Stop;
 
@@ -121,6 +122,7 @@ pub async fn lookback(
         connect::session(workflow, &target, LOOKBACK),
         components.load(workflow, 0..workflow.steps.len())
     )?;
+    source::check(&session, workflow, options).await?;
     init::check(&session, workflow).await?;
     let as_of_us = options.point_in_time().as_microsecond();
     let steps = Steps::new(workflow, loaded, options, LOOKBACK.to_owned(), as_of_us)

@@ -16,6 +16,7 @@ use crate::reduce::{self, Prepared};
 use crate::report::{PlanReport, PlannedStatement, PlannedStep};
 use crate::roles::{self, Logins};
 use crate::run::{Interrupts, RunOptions};
+use crate::source;
 use crate::step::{PLANNED, Steps};
 use crate::stop::Stop;
 
@@ -39,6 +40,7 @@ pub async fn plan(
         connect::session(workflow, &target, "plan"),
         components.load(workflow, 0..workflow.steps.len())
     )?;
+    source::check(&session, workflow, options).await?;
     init::check(&session, workflow).await?;
     let private = init::is_private(workflow, options);
     let logins = Box::pin(roles::ready(

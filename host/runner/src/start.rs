@@ -18,6 +18,7 @@ use crate::resume::{self, Resumed};
 use crate::retry::Retries;
 use crate::roles::{self, Logins};
 use crate::run::RunOptions;
+use crate::source;
 use crate::step;
 use crate::stop::Stop;
 
@@ -121,6 +122,7 @@ impl Start<'_> {
             self.connect(&target),
             self.components.load(workflow, at_once)
         )?;
+        source::check(&control, workflow, self.options).await?;
         init::ensure(&control, workflow, self.options).await?;
         let private = init::is_private(workflow, self.options);
         let logins = Box::pin(roles::ready(

@@ -30,6 +30,7 @@ use crate::observe::{Event, Observer};
 use crate::policy::Checked;
 use crate::reduce::{self, Prepared, ReductionWithin};
 use crate::run::{Interrupts, RunOptions};
+use crate::source;
 use crate::step::{Asked, Steps};
 use crate::stop::Stop;
 
@@ -134,6 +135,7 @@ pub async fn verify(
         connect::session(workflow, &target, "verify"),
         components.load(workflow, 0..workflow.steps.len())
     )?;
+    source::check(&session, workflow, options).await?;
     init::check(&session, workflow).await?;
     let as_of_us = options.point_in_time().as_microsecond();
     let verification = Verification {

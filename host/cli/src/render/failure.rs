@@ -16,7 +16,7 @@ const CRASH_LINES_MAX: usize = 5;
 
 /// Returns the message for an error of work on a workflow.
 pub(crate) fn message<'a>(workflow: &'a Workflow, error: &'a RunError) -> Message<'a> {
-    let mut message = Message::error(headline(error)).at(place(workflow, error.step.as_deref()));
+    let mut message = Message::error(headline(error)).at(place(workflow, error));
     message.statement = excerpt(error);
     for cause in causes(&message.headline, error.source()) {
         message = message.remark("cause", cause);
@@ -125,6 +125,14 @@ pub(crate) fn span(workflow: &Workflow, place: &StepPlace) -> Option<Span> {
     Some(setting.unwrap_or(step.span))
 }
 
+/// Where in the workflow file an error belongs, if to one place of it.
+pub(crate) fn span_of(workflow: &Workflow, error: &RunError) -> Option<Span> {
+    if let Problem::Source { pointer, .. } = &*error.problem {
+        return workflow.source.as_ref()?.span(pointer);
+    }
+    span(workflow, error.step.as_deref()?)
+}
+
 /// `statement 3 of 5 "collect ids"`; a label that says no more is left out.
 pub(crate) fn statement_words(statement: &StatementPlace) -> String {
     let kind = match statement.question {
@@ -158,9 +166,9 @@ pub(crate) fn word_at(sql: &str, position: u32) -> Option<Range<usize>> {
     Some(start..start + length.unwrap_or(rest.len()))
 }
 
-fn place<'a>(workflow: &'a Workflow, step: Option<&StepPlace>) -> Place<'a> {
+fn place<'a>(workflow: &'a Workflow, error: &RunError) -> Place<'a> {
     let file = &workflow.source_file;
-    match step.and_then(|step| span(workflow, step)) {
+    match span_of(workflow, error) {
         Some(span) => Place::At(file, first_line(&file.text, span)),
         None => Place::File(&file.path),
     }

@@ -131,9 +131,7 @@ impl<R> Element<R> {
     pub(crate) fn error(workflow: &Workflow, error: &RunError, exit_code: u8) -> Self {
         let file = &workflow.source_file;
         let step = error.step.as_deref();
-        let place = step
-            .and_then(|step| failure::span(workflow, step))
-            .map(|span| file.line_column(span.start));
+        let place = failure::span_of(workflow, error).map(|span| file.line_column(span.start));
         let warehouse = error.warehouse_error();
         let server = warehouse.and_then(|error| error.statement());
         let headline = failure::headline(error);
