@@ -103,7 +103,9 @@ async fn a_source_that_does_not_fit_is_shown_at_its_key() {
             "  time: collector_tstamp",
             "  time: domain_userid",
             "domain_userid",
-            format!("{no_time}, and domain_userid of table atomic.events is of type character varying"),
+            format!(
+                "{no_time}, and domain_userid of table atomic.events is of type character varying"
+            ),
         ),
         (
             "  time: collector_tstamp",
@@ -144,7 +146,11 @@ async fn a_source_that_does_not_fit_is_shown_at_its_key() {
         (page, "atomic.page", "atomic.page", no_table("atomic.page")),
     ] {
         let file = program.file("changed.yaml", &source(line, other));
-        for command in ["run", "plan", "init", "verify", "lookback"] {
+        let commands: &[&str] = match other.contains("time") {
+            true => &["run", "plan", "init", "verify", "lookback"],
+            false => &["run"],
+        };
+        for command in commands {
             let ended = program.run(&[command, &file]);
             let said = &ended.stderr;
             assert_eq!(ended.code, 3, "{command} {other}: {said}");
