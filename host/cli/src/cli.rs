@@ -16,13 +16,14 @@ use crate::exit;
 /// that the playbook has not processed, computes the rows of the keys that they touch, and replaces
 /// them in one transaction. With no new batch it writes nothing.
 ///
-/// Without `warehouse: { url: … }` in the workflow file, a private PostgreSQL in `.stepwell/` is
-/// used, which Stepwell starts by itself.
+/// Without `warehouse: { url: … }` in the workflow file, a private PostgreSQL in `.stepwell/` of the
+/// nearest folder upwards, or else of the current one, is used, which Stepwell starts by itself.
 #[derive(Debug, Parser)]
 #[command(
     name = "stepwell",
     version = version(),
-    after_help = "`stepwell help <command>` says more, `stepwell --help` lists the exit codes.",
+    after_help = "`stepwell help <command>` says more; `stepwell --help` lists the options of every command and the exit \
+                  codes.",
     after_long_help = after_long_help(),
     max_term_width = 100,
     propagate_version = true,
@@ -34,43 +35,49 @@ pub(crate) struct Cli {
     pub command: Command,
 }
 
-/// Flags that every command takes.
+/// Flags that every command takes. The short help leaves them out: they would be two thirds of it.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
-    /// When to colour what is printed
+    /// When to colour: `auto` (the default: on a terminal, unless NO_COLOR is set), `always`, `never`
     #[arg(
         long,
         global = true,
         value_name = "WHEN",
         value_enum,
-        default_value = "auto"
+        default_value = "auto",
+        hide_possible_values = true,
+        hide_default_value = true,
+        hide_short_help = true
     )]
     pub color: ColorChoice,
     /// Log to stderr instead of showing progress: -v each step, -vv each statement, -vvv all
-    ///
-    /// Without -v and -q, the environment variable STEPWELL_LOG says what to log, for example
-    /// `info` or `warn,stepwell_runner=debug`; without it, only what is unexpected is.
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, hide_short_help = true)]
     pub verbose: u8,
     /// Show no progress, and log errors alone; -qq logs nothing
-    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "verbose")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        action = ArgAction::Count,
+        conflicts_with = "verbose",
+        hide_short_help = true
+    )]
     pub quiet: u8,
-    /// Form of the log lines; `json` also turns progress off, so that stderr holds log lines and
-    /// errors alone
+    /// Form of log lines: `text` (the default) or `json`, with log lines and errors alone on stderr
     #[arg(
         long,
         global = true,
         value_name = "FORM",
         value_enum,
-        default_value = "text"
+        default_value = "text",
+        hide_possible_values = true,
+        hide_default_value = true,
+        hide_short_help = true
     )]
     pub log_format: LogFormat,
-    /// The folder whose `.stepwell/` holds the private server
-    ///
-    /// Default: the nearest folder from the current one upwards that has a `.stepwell/`, or else
-    /// the current one.
-    #[arg(long, global = true, value_name = "DIR")]
+    /// The folder whose `.stepwell/` holds the private server; the nearest one upwards by default
+    #[arg(long, global = true, value_name = "DIR", hide_short_help = true)]
     pub project: Option<PathBuf>,
 }
 
@@ -130,7 +137,9 @@ Examples:
   stepwell run workflows/sessions.yaml        do it
   stepwell run a.yaml b.yaml --json           two playbooks side by side, results as JSON
 
-Results go to stdout, everything else to stderr.
+Results go to stdout, everything else to stderr. Without -v and -q, the environment variable
+STEPWELL_LOG says what to log, for example `info` or `warn,stepwell_runner=debug`; without it, only
+what is unexpected is.
 
 {}",
             exit::HELP
@@ -165,6 +174,21 @@ mod tests {
             command.get_subcommands().for_each(visit);
         }
         visit(&Cli::command());
+    }
+
+    /// A command's own options are what is looked for.
+    #[test]
+    fn the_short_help_is_of_the_command_alone() {
+        let mut cli = Cli::command();
+        cli.build();
+        for name in ["run", "check", "local"] {
+            let command = cli.find_subcommand_mut(name).expect("a command");
+            let short = command.render_help().to_string();
+            assert!(!short.contains("--log-format"), "{short}");
+            let long = command.render_long_help().to_string();
+            assert!(long.contains("--log-format"), "{long}");
+            assert!(!long.contains("Possible values:"), "{long}");
+        }
     }
 
     #[test]

@@ -19,6 +19,8 @@ const TICK: Duration = Duration::from_millis(100);
 pub(crate) struct Progress {
     output: Output,
     bars: BTreeMap<String, Bar>,
+    /// Whether a line is written for each step and batch that is done.
+    steps: bool,
 }
 
 /// What a playbook does now.
@@ -43,6 +45,15 @@ impl Progress {
         Self {
             output: output.clone(),
             bars: bars.collect(),
+            steps: true,
+        }
+    }
+
+    /// Returns the same without a line for each step that is done; what is unexpected has one.
+    pub(crate) fn without_steps(self) -> Self {
+        Self {
+            steps: false,
+            ..self
         }
     }
 
@@ -64,6 +75,10 @@ impl Observer for Progress {
             bar.event(event);
         }
         log(playbook, event);
+        let expected = matches!(event, Event::PassStarted { .. } | Event::StepDone { .. });
+        if expected && !self.steps {
+            return;
+        }
         if let Some(line) = line(playbook, event) {
             self.output.progress_line(&line);
         }
@@ -205,7 +220,7 @@ fn line(playbook: &str, event: &Event<'_>) -> Option<String> {
         } => format!(
             "{step} {}, {}",
             duration(*took),
-            count(*rows, "row", "rows")
+            count(*rows, "row written", "rows written")
         ),
         Event::StepFailed { step, message } => {
             format!("{step} failed and is not critical: {}", clean(message))
@@ -260,7 +275,7 @@ mod tests {
             duration: Duration::from_millis(340),
             rows: 1234,
         };
-        assert_eq!(line(done), "sessions: commit 340 ms, 1,234 rows");
+        assert_eq!(line(done), "sessions: commit 340 ms, 1,234 rows written");
         let failed = Event::StepFailed {
             step: "defrag",
             message: "lock\x07 timeout",

@@ -8,7 +8,7 @@ mod stage;
 mod verify;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
@@ -50,7 +50,7 @@ const WORKFLOWS: [(&str, &str); 2] = [
 /// web events batch by batch, with late events, duplicates and sessions that straddle batches. Then
 /// two playbooks are built, new batches land and are processed, and in the end everything is
 /// rebuilt from the events alone and compared, row for row. Nothing outside of `.stepwell/` is
-/// touched.
+/// touched. The database of an earlier demo is dropped, and this is said; `--keep` leaves it.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -86,26 +86,27 @@ pub(crate) fn execute(args: &DemoArgs, context: &Context) -> Outcome {
     block_on(async {
         let stop = signals::listen(&context.output)?;
         let mut story = Story::new(context);
+        story.act("A private PostgreSQL server")?;
         let mut stage = Stage::set(context, &options, args.keep, stop.clone()).await?;
-        story.act(
-            "A private PostgreSQL server",
-            &[format!(
-                "PostgreSQL {}, database {}",
-                stage.version, stage.database
-            )],
-        )?;
+        story.tell(&[format!(
+            "PostgreSQL {}, database {}",
+            stage.version, stage.database
+        )])?;
+        story.act("Events land, hour by hour")?;
         let landed = stage.land_history().await?;
-        story.act("Events land, hour by hour", &history(&landed, &options))?;
+        story.tell(&history(&landed, &options))?;
 
         let mut components = context.components();
         let workflows = workflows(context, &stage.url, &mut components)?;
         let runs = Runs {
             components: &components,
             options: &context.run_options(),
+            // The story says itself what each run did.
             progress: Progress::new(
                 &context.output,
                 workflows.iter().map(|w| w.playbook.as_str()),
-            ),
+            )
+            .without_steps(),
             stop,
         };
         tell(&mut story, &mut stage, &workflows, &runs).await
@@ -120,38 +121,35 @@ async fn tell(
     runs: &Runs<'_>,
 ) -> Outcome {
     stage.doing("first build");
+    story.act("First build: every batch is new")?;
     init(workflows, runs).await?;
     let reports = run(workflows, runs).await?;
-    story.act(
-        "First build: every batch is new",
-        &lines(workflows, &reports, stage).await?,
-    )?;
+    story.tell(&lines(workflows, &reports, stage).await?)?;
+
     stage.doing("landing batches");
+    story.act(&format!("{NEW_BATCHES} more batches land"))?;
     let landed = stage.land_more(NEW_BATCHES).await?;
-    story.act(
-        &format!("{NEW_BATCHES} more batches land"),
-        &[format!(
-            "{}, {} of them late: collected before the hour of their batch",
-            count(landed.events, "event", "events"),
-            number(landed.late)
-        )],
-    )?;
+    story.tell(&[format!(
+        "{}, {} of them late: collected before the hour of their batch",
+        count(landed.events, "event", "events"),
+        number(landed.late)
+    )])?;
+
     stage.doing("incremental run");
+    story.act("Incremental run: only what the new batches touch")?;
     let reports = run(workflows, runs).await?;
-    story.act(
-        "Incremental run: only what the new batches touch",
-        &lines(workflows, &reports, stage).await?,
-    )?;
+    story.tell(&lines(workflows, &reports, stage).await?)?;
+
     stage.doing("running again");
+    story.act("Run again: nothing is new, nothing is written")?;
     let reports = run(workflows, runs).await?;
-    story.act(
-        "Run again: nothing is new, nothing is written",
-        &lines(workflows, &reports, stage).await?,
-    )?;
+    story.tell(&lines(workflows, &reports, stage).await?)?;
+
+    story.act("Rebuild from the events alone, and compare")?;
     let compared = verify::against_rebuild(stage, workflows, runs).await?;
     let differing: u64 = compared.iter().map(verify::Compared::differing).sum();
     let compared: Vec<String> = compared.iter().map(ToString::to_string).collect();
-    story.act("Rebuild from the events alone, and compare", &compared)?;
+    story.tell(&compared)?;
     story.end(stage, workflows, differing)
 }
 
@@ -290,16 +288,22 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// Tells an act that is over, with the time since the one before it.
-    fn act(&mut self, title: &str, lines: &[String]) -> Result<(), Failed> {
+    /// Begins an act: what is shown while it goes on stands below its title.
+    fn act(&mut self, title: &str) -> Result<(), Failed> {
         self.acts += 1;
-        let heading = self.output.heading();
-        let took = duration(self.act_begun.elapsed());
-        let mut text = format!("{heading}{}. {title}{heading:#} ({took})\n", self.acts);
-        for line in lines {
-            text.push_str(&format!("   {line}\n"));
-        }
         self.act_begun = Instant::now();
+        let heading = self.output.heading();
+        let title = format!("{heading}{}. {title}{heading:#}", self.acts);
+        Ok(self.output.result(&title)?)
+    }
+
+    /// Tells what came of it, and how long it took.
+    fn tell(&self, lines: &[String]) -> Result<(), Failed> {
+        let mut text: String = lines.iter().map(|line| format!("   {line}\n")).collect();
+        text.push_str(&format!(
+            "   took {}\n\n",
+            duration(self.act_begun.elapsed())
+        ));
         Ok(self.output.result(&text)?)
     }
 
@@ -308,28 +312,52 @@ impl<'a> Story<'a> {
         let took = duration(self.begun.elapsed());
         let words = count(differing, "row differs", "rows differ");
         let heading = self.output.heading();
-        let path = |workflow: &Workflow| -> PathBuf {
-            let path = &workflow.source_file.path;
-            let below = std::env::current_dir().ok();
-            let below = below.and_then(|current| path.strip_prefix(current).ok());
-            below.unwrap_or(path).to_owned()
-        };
+        let path = |workflow: &Workflow| below_here(&workflow.source_file.path).to_owned();
         let first = workflows.first().map(path).unwrap_or_default();
         let derived = workflows.first().map_or("derived", |w| &w.schemas.derived);
         self.output.result(&format!(
-            "\n{heading}{words}{heading:#} ({took} in all)\n\n\
+            "{heading}{words}{heading:#} ({took} in all)\n\n\
              Look around in {}:\n  \
-             stepwell local psql -d {} -c 'SELECT * FROM {derived}.sessions LIMIT 5'\n  \
-             stepwell manifest list {first} --limit 5\n  \
-             stepwell plan {first} --full-refresh\n",
+             {program} local psql -d {database} -c 'SELECT * FROM {derived}.sessions LIMIT 5'\n  \
+             {program} manifest list {first} --limit 5\n  \
+             {program} plan {first} --full-refresh\n\n\
+             Run a workflow of your own on these events:\n  \
+             export DATABASE_URL=$({program} local url --database {database})\n  \
+             {program} run my_workflow.yaml    # with `warehouse: {{ url: \"${{env:DATABASE_URL}}\" }}`\n",
             self.project.display(),
-            stage.database,
+            database = stage.database,
+            program = program(),
             first = first.display(),
         ))?;
         match differing {
             0 => Ok(exit::SUCCESS),
             _ => Err(anyhow!("{words} from the rebuild, which stands in schema rebuild").into()),
         }
+    }
+}
+
+/// A path as it may be typed here.
+fn below_here(path: &Path) -> &Path {
+    let here = std::env::current_dir().ok();
+    let below = here.and_then(|here| path.strip_prefix(here).ok());
+    below.unwrap_or(path)
+}
+
+/// How this program is called here: `cargo run` does not put it into PATH.
+fn program() -> String {
+    let name = "stepwell";
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&folders).any(|folder| folder.join(name).is_file());
+    match std::env::current_exe() {
+        Ok(path) if !found => {
+            let shown = below_here(&path).display().to_string();
+            // The shell would look for a bare name in PATH.
+            match shown.contains('/') {
+                true => shown,
+                false => format!("./{shown}"),
+            }
+        }
+        _ => name.to_owned(),
     }
 }
 

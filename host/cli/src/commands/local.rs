@@ -20,8 +20,12 @@ use crate::project;
 #[command(after_long_help = "\
 Examples:
   stepwell local start
-  stepwell local psql -c 'SELECT * FROM derived.sessions LIMIT 10'
-  DATABASE_URL=$(stepwell local url --database stepwell_demo) stepwell run sessions.yaml
+  stepwell local psql -d stepwell_demo -c 'SELECT * FROM derived.sessions LIMIT 10'
+  export DATABASE_URL=$(stepwell local url --database stepwell_demo)
+  stepwell run workflows/page_views.yaml      whose warehouse is `${env:DATABASE_URL:-local}`
+
+A workflow that names no warehouse, or `url: local`, uses the database `postgres`. What `stepwell
+demo` makes is in `stepwell_demo`.
 
 The programs of PostgreSQL (initdb, pg_ctl, postgres) are looked for in STEPWELL_PG_BIN, in PATH,
 and where packages install them.

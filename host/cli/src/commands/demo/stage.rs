@@ -14,6 +14,7 @@ use stepwell_warehouse::{
 
 use super::super::Context;
 use crate::failed::Failed;
+use crate::output::Output;
 use crate::progress;
 use crate::project;
 use crate::render::words::{count, number};
@@ -65,7 +66,7 @@ impl Stage {
         let started = tokio::task::spawn_blocking(move || server.ensure_running()).await;
         let target = started.context("the thread that starts the server crashed")??;
         let admin = connect(&target).await?;
-        let database = make_database(&admin, keep)
+        let database = make_database(&admin, keep, &context.output)
             .await?
             .ok_or_else(|| anyhow!("there are {DATABASES_MAX} databases of demos already"))?;
         let target = target.with_database(&database);
@@ -213,7 +214,11 @@ async fn connect(target: &Target) -> Result<Session, Failed> {
 }
 
 /// Makes the database anew and returns its name, or under `keep` a free one if there is any.
-async fn make_database(admin: &Session, keep: bool) -> Result<Option<String>, Failed> {
+async fn make_database(
+    admin: &Session,
+    keep: bool,
+    output: &Output,
+) -> Result<Option<String>, Failed> {
     let doing = || Failed::warehouse("make the database of the demo");
     let name = match keep {
         false => Some(DATABASE.to_owned()),
@@ -227,6 +232,11 @@ async fn make_database(admin: &Session, keep: bool) -> Result<Option<String>, Fa
         }
     };
     if let Some(name) = &name {
+        if exists(admin, name).await.map_err(doing())? {
+            output.say(&format!(
+                "   the database {name} of an earlier demo is replaced (`--keep` would leave it)"
+            ));
+        }
         let name = quote_ident(name);
         let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
         admin.batch(&drop).await.map_err(doing())?;
@@ -236,6 +246,13 @@ async fn make_database(admin: &Session, keep: bool) -> Result<Option<String>, Fa
             .map_err(doing())?;
     }
     Ok(name)
+}
+
+async fn exists(admin: &Session, database: &str) -> Result<bool, WarehouseError> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1) AS found";
+    let name = [Param::Text(database.to_owned())];
+    let answer = admin.ask(sql, &name, &AnswerLimits::default()).await?;
+    Ok(answer.boolean(0, "found") == Some(true))
 }
 
 fn free_name(taken: &[&str]) -> Option<String> {
