@@ -491,7 +491,7 @@ async fn the_script_makes_what_a_run_asks_for() {
         .await
         .expect_err("there is no role");
     assert!(
-        words(&error).contains("there is no role"),
+        words(&error).contains("it does not exist"),
         "{}",
         words(&error)
     );

@@ -191,6 +191,7 @@ async fn a_new_planner_is_built_tested_run_pinned_and_signed() {
             GROUP BY 1",
     };
     let digest = new.is_made_and_runs(&db, &team).await;
+    handed_on(&db, &team, new.step).await;
     pinned_and_signed(&team, new.step, &new.wasm(), &digest);
 }
 
@@ -222,6 +223,66 @@ async fn a_new_reducer_is_built_tested_and_run() {
     new.is_made_and_runs(&db, &team).await;
     let paused = format!("SELECT count(*) FROM {} WHERE pauses > 1", new.table());
     assert!(db.number(&paused).await > 0, "sessions with several pauses");
+}
+
+/// Goal: who gets a plugin from somebody else comes to a run by doing what the program says, and nothing else; and the
+/// tools that look after plugins work before it is pinned.
+/// Method: the workflow of a new planner, without `trust: own`. Each word that is put into it was in a message. The rows
+/// are those of the team's own run.
+async fn handed_on(db: &Db, team: &Team, step: &str) {
+    let file = format!("{step}/theirs.yaml");
+    let own = std::fs::read_to_string(team.path(&format!("{step}/workflow.yaml"))).expect("a file");
+    let theirs = own
+        .replace("    trust: own\n", "")
+        .replace("playbook: page_counts", "playbook: theirs")
+        .replace("derived.page_counts", "derived.theirs");
+    std::fs::write(team.path(&file), &theirs).expect("written");
+
+    let refused = team.fails(3, step, &["check", "theirs.yaml"]);
+    assert!(refused.contains("lacks key \"digest\""), "{refused}");
+    assert!(refused.contains("`stepwell plugin pin`"), "{refused}");
+    assert!(refused.contains("`connection: { role: … }`"), "{refused}");
+    let (_, proposed) = refused.split_once("write `grants: ").expect("a proposal");
+    let (proposed, _) = proposed.split_once('`').expect("it ends");
+    let wanted = "read: [atomic.events, derived.manifest, scratch.batches, scratch.session_ids]";
+    assert!(proposed.contains(wanted), "{proposed}");
+    team.edit(
+        &file,
+        "plugins:\n  page-counts:\n",
+        &format!(
+            "plugins:\n  page-counts:\n    grants: {proposed}\n    connection: {{ role: theirs }}\n"
+        ),
+    );
+
+    // Not pinned yet: it is listed, its role can be made, and nothing runs.
+    let listed = team.must(step, &["plugin", "list", "theirs.yaml"]);
+    let row = listed.lines().find(|line| line.contains("theirs.yaml"));
+    let row = row.unwrap_or_else(|| panic!("{listed}"));
+    assert!(row.contains("no      third-party"), "{row}");
+    let script = team.must(step, &["plugin", "grants", "theirs.yaml"]);
+    assert!(script.contains("CREATE ROLE theirs LOGIN"), "{script}");
+    for command in ["check", "plan", "run"] {
+        let refused = team.fails(3, step, &[command, "theirs.yaml"]);
+        assert!(refused.contains("lacks key \"digest\""), "{refused}");
+    }
+    team.fails(10, step, &["plugin", "pin", "theirs.yaml", "--check"]);
+    let pinned = team.must(step, &["plugin", "pin", "theirs.yaml"]);
+    assert!(pinned.contains("page-counts pinned to sha256:"), "{pinned}");
+    team.must(step, &["check", "theirs.yaml"]);
+
+    let refused = team.fails(4, step, &["run", "theirs.yaml"]);
+    assert!(
+        refused.contains("it does not exist")
+            && refused.contains("`stepwell plugin grants theirs.yaml`"),
+        "{refused}"
+    );
+    db.sql(&script).await;
+    team.must(step, &["run", "theirs.yaml"]);
+    assert!(db.number("SELECT count(*) FROM derived.theirs").await > 50);
+    let differing = "SELECT count(*) FROM (
+        (TABLE derived.page_counts EXCEPT ALL TABLE derived.theirs)
+        UNION ALL (TABLE derived.theirs EXCEPT ALL TABLE derived.page_counts)) AS d";
+    assert_eq!(db.number(differing).await, 0);
 }
 
 fn pinned_and_signed(team: &Team, step: &str, wasm: &str, digest: &str) {

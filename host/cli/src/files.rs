@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use stepwell_runner::Components;
-use stepwell_workflow::{FILE_BYTES_MAX, Inputs, Problem, SourceFile, Workflow};
+use stepwell_workflow::{FILE_BYTES_MAX, Inputs, Outcome, Problem, SourceFile, Workflow};
 
 use crate::failed::Failed;
 use crate::output::Output;
@@ -28,6 +28,23 @@ pub(crate) struct Read {
     pub workflow: Option<Workflow>,
 }
 
+impl From<Outcome> for Read {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Ok((workflow, problems)) => Self {
+                file: workflow.source_file.clone(),
+                problems,
+                workflow: Some(workflow),
+            },
+            Err((file, problems)) => Self {
+                file,
+                problems,
+                workflow: None,
+            },
+        }
+    }
+}
+
 /// Reads and checks all files, in their order. With several files, a variable goes to those that
 /// mention it.
 pub(crate) fn read(paths: &[PathBuf], vars: &Vars, components: &mut Components) -> Vec<Read> {
@@ -38,20 +55,18 @@ pub(crate) fn read(paths: &[PathBuf], vars: &Vars, components: &mut Components) 
         .zip(shares)
         .map(|(path, vars)| {
             let inputs = Inputs { vars, env: &env };
-            match Workflow::read(path, &inputs, components) {
-                Ok((workflow, problems)) => Read {
-                    file: workflow.source_file.clone(),
-                    problems,
-                    workflow: Some(workflow),
-                },
-                Err((file, problems)) => Read {
-                    file,
-                    problems,
-                    workflow: None,
-                },
-            }
+            Workflow::read(path, &inputs, components).into()
         })
         .collect()
+}
+
+/// Reads and checks one file whose plugins need not be pinned yet. What comes of it is not to be run.
+pub(crate) fn read_unpinned(path: &Path, vars: &Vars, components: &mut Components) -> Read {
+    let inputs = Inputs {
+        vars: vars.given.iter().cloned().collect(),
+        env: &|name| std::env::var(name).ok(),
+    };
+    Workflow::read_unpinned(path, &inputs, components).into()
 }
 
 /// Writes all problems to stderr, in the order of the files.

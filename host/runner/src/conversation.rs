@@ -211,7 +211,7 @@ impl Conversation<'_> {
         let place = self.place.clone();
         let rights = self.rights;
         let outcome = self.ask(asked, interrupts).await;
-        let checked = outcome.and_then(|plan| rights.check(plan).map_err(refused));
+        let checked = outcome.and_then(|plan| rights.check(plan).map_err(RunError::refused));
         checked.map_err(|error| error.at(place))
     }
 
@@ -335,7 +335,10 @@ impl Conversation<'_> {
         question: Question,
         held: &AtomicU64,
     ) -> Result<Answer, RunError> {
-        let question = self.rights.check_question(question).map_err(refused)?;
+        let question = self
+            .rights
+            .check_question(question)
+            .map_err(RunError::refused)?;
         let left = self
             .limits
             .memory_bytes

@@ -9,6 +9,7 @@ use stepwell_sql::TableName;
 use stepwell_warehouse::WarehouseError;
 use stepwell_workflow::LimitKey;
 
+use crate::policy::Refusal;
 use crate::roles::Finding;
 
 /// A run, or another piece of work against the warehouse, that failed.
@@ -158,6 +159,14 @@ pub enum Problem {
     /// A plan holds what the step may not do.
     #[error("{0}")]
     Refused(String),
+    /// A plan holds what the workflow file does not grant to its step, and could.
+    #[error("{what}")]
+    NotGranted {
+        /// What the plan holds, in the workflow file's own names.
+        what: String,
+        /// The key of the workflow file that would allow it, as a sentence.
+        mend: String,
+    },
     /// The login role of a third party's plugin is not as the workflow's grants have it.
     #[error(
         "role \"{role}\" of plugin \"{plugin}\" is not as the workflow grants it: {}",
@@ -318,6 +327,14 @@ impl RunError {
         }
     }
 
+    pub(crate) fn refused(refusal: Refusal) -> Self {
+        let Refusal { what, mend } = refusal;
+        Self::new(match mend {
+            Some(mend) => Problem::NotGranted { what, mend },
+            None => Problem::Refused(what),
+        })
+    }
+
     pub(crate) fn warehouse(doing: impl Into<String>) -> impl FnOnce(WarehouseError) -> Self {
         let doing = doing.into();
         |source| Self::new(Problem::Warehouse { doing, source })
@@ -354,6 +371,7 @@ impl RunError {
             Problem::Plugin { .. }
             | Problem::Load { .. }
             | Problem::Refused(_)
+            | Problem::NotGranted { .. }
             | Problem::Folded { .. }
             | Problem::TemporaryFile { .. }
             | Problem::OutOfTime { .. } => Failure::Step,
@@ -378,6 +396,7 @@ impl RunError {
                 let plugin = plugin.split(' ').next().unwrap_or(plugin);
                 Some(limit.limit.help(plugin))
             }
+            Problem::NotGranted { mend, .. } => Some(mend.clone()),
             Problem::Role { findings, .. } => {
                 let mends: Vec<_> = findings.iter().filter_map(|finding| finding.mend.as_deref()).collect();
                 let script = "`stepwell plugin grants <workflow>` prints what makes the role";

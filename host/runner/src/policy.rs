@@ -28,6 +28,37 @@ impl<T> std::ops::Deref for Checked<T> {
     }
 }
 
+/// Why something that a plugin said is not let through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// What is wrong with it, in the workflow file's own names.
+    pub(crate) what: String,
+    /// The key of the workflow file that would allow it, where one would.
+    pub(crate) mend: Option<String>,
+}
+
+impl From<String> for Refusal {
+    fn from(what: String) -> Self {
+        Self { what, mend: None }
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(what: &str) -> Self {
+        what.to_owned().into()
+    }
+}
+
+impl Refusal {
+    /// Returns the same of a part of what was said.
+    fn of(self, part: &str) -> Self {
+        Self {
+            what: format!("{part} {}", self.what),
+            ..self
+        }
+    }
+}
+
 /// The tables that a step may touch.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rights {
@@ -39,6 +70,10 @@ pub(crate) struct Rights {
     scratch: Vec<TableName>,
     manifest: Option<TableName>,
     derived_schema: String,
+    /// What the names of this playbook's scratch tables begin with, which the workflow file leaves out.
+    family: Option<TableName>,
+    /// The name under `plugins:`; none of a built-in step, which nothing is granted.
+    plugin: Option<String>,
     /// Set for a third party's step.
     confined: Option<Confinement>,
 }
@@ -51,6 +86,22 @@ struct Confinement {
     scratch_schema: String,
 }
 
+/// The list under `grants:` that a table is missing from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GrantKey {
+    Read,
+    Write,
+}
+
+impl GrantKey {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
+}
+
 impl Rights {
     /// Returns what the step's settings and description name, and what the workflow grants; for a third party's step
     /// what the workflow grants alone.
@@ -58,9 +109,11 @@ impl Rights {
         let mut rights = Self {
             derived_schema: workflow.schemas.derived.clone(),
             manifest: Some(workflow.manifest.clone()),
+            family: Some(workflow.scratch_table("")),
             ..Self::default()
         };
         if let Some(entry) = workflow.plugins.get(&step.uses) {
+            rights.plugin = Some(entry.name.clone());
             rights.reads.extend(entry.grants.read.iter().cloned());
             rights.writes.extend(entry.grants.write.iter().cloned());
             if entry.trust == Trust::ThirdParty {
@@ -128,6 +181,52 @@ impl Rights {
         self.confined.is_some()
     }
 
+    /// Refuses a table that was not granted, by the name that the workflow file has for it.
+    fn not_granted(&self, does: &str, table: &TableName, key: GrantKey, what: &str) -> Refusal {
+        let shown = self.as_granted(table);
+        let mend = match (&self.plugin, key) {
+            _ if key == GrantKey::Write && Some(table) == self.manifest.as_ref() => Some(
+                "Nobody can be granted that: the commit step alone writes the manifest.".into(),
+            ),
+            (Some(plugin), key) => Some(format!(
+                "If that is meant, add {shown} to `plugins.{plugin}.grants.{}` in the workflow file.",
+                key.word()
+            )),
+            (None, _) => None,
+        };
+        Refusal {
+            what: format!("{does} table {shown}, {what}"),
+            mend,
+        }
+    }
+
+    fn not_read(&self, table: &TableName) -> Refusal {
+        let what = "which the step was not granted";
+        self.not_granted("reads", table, GrantKey::Read, what)
+    }
+
+    /// Refuses to fill what is no scratch table, or none that was granted.
+    fn not_filled(&self, table: &TableName) -> Refusal {
+        let what = "which is no scratch table that it was granted";
+        let refusal = self.not_granted("fills", table, GrantKey::Write, what);
+        let own = self.as_granted(table) != *table;
+        Refusal {
+            // Another table cannot be granted to be filled, whatever is written there.
+            mend: refusal.mend.filter(|_| own),
+            ..refusal
+        }
+    }
+
+    /// Returns a table as `grants:` names it: scratch tables of this playbook by their alias.
+    fn as_granted(&self, table: &TableName) -> TableName {
+        let own = self.family.as_ref().and_then(|family| {
+            let alias = table.name().strip_prefix(family.name())?;
+            (table.schema() == family.schema() && !alias.is_empty())
+                .then(|| TableName::new(table.schema(), alias))
+        });
+        own.unwrap_or_else(|| table.clone())
+    }
+
     fn may_read(&self, table: &TableName) -> bool {
         self.reads.contains(table) || self.may_write(table)
     }
@@ -151,8 +250,9 @@ impl Rights {
     }
 
     /// Checks that a question is one statement that can only read.
-    pub(crate) fn check_question(&self, question: Question) -> Result<Checked<Question>, String> {
-        let refused = |why: String| Err(format!("question \"{}\" {why}", question.label));
+    pub(crate) fn check_question(&self, question: Question) -> Result<Checked<Question>, Refusal> {
+        let refused =
+            |why: String| Err(Refusal::from(why).of(&format!("question \"{}\"", question.label)));
         match one_statement(&question.sql)? {
             StatementKind::Query if self.confined.is_none() => Ok(Checked(question)),
             StatementKind::Query => match form(&question.sql) {
@@ -170,17 +270,15 @@ impl Rights {
         &self,
         shape: Shape,
         target: &TableName,
-    ) -> Result<Checked<Shape>, String> {
-        let select = |problem: String| format!("the shape's SELECT {problem}");
+    ) -> Result<Checked<Shape>, Refusal> {
+        let select = |problem: String| Refusal::from(problem).of("the shape's SELECT");
         if let Some(confinement) = &self.confined {
             match form(&shape.select_sql).map_err(select)? {
                 Form::Read(_) => {}
                 _ => return Err(select("can change tables".into())),
             }
             if target.schema() != confinement.scratch_schema || !self.writes.contains(target) {
-                return Err(format!(
-                    "the shape fills table {target}, which is no scratch table that it was granted"
-                ));
+                return Err(self.not_filled(target).of("the shape"));
             }
             if !confinement.statements.contains(&StatementGrant::Insert) {
                 return Err(confinement.missing("the shape", &[StatementGrant::Insert]));
@@ -191,7 +289,7 @@ impl Rights {
             StatementKind::Query => return Err(select("can change tables".into())),
             kind => return Err(select(format!("is {}, expected a SELECT", words(&kind)))),
         }
-        let tokens = tokens(&shape.select_sql).map_err(|error| error.to_string())?;
+        let tokens = tokens(&shape.select_sql).map_err(|error| select(error.to_string()))?;
         let semicolon = |token: &Token<'_>| token.kind == TokenKind::Semicolon;
         if tokens.iter().any(semicolon) {
             return Err(select("ends with a semicolon".into()));
@@ -204,23 +302,22 @@ impl Rights {
             let table = table(name).map_err(select)?;
             if table == *target {
                 return Err(select(format!(
-                    "reads {table}, which the step itself makes"
+                    "reads {}, which the step itself makes",
+                    self.as_granted(&table)
                 )));
             }
             if !self.may_read(&table) {
-                return Err(select(format!(
-                    "reads table {table}, which the step was not granted"
-                )));
+                return Err(self.not_read(&table).of("the shape's SELECT"));
             }
         }
         Ok(Checked(shape))
     }
 
     /// Checks a whole plan; the first thing that is not allowed is the error.
-    pub(crate) fn check(&self, plan: Plan) -> Result<Checked<Plan>, String> {
+    pub(crate) fn check(&self, plan: Plan) -> Result<Checked<Plan>, Refusal> {
         for statement in &plan.statements {
             self.check_statement(statement, plan.atomic)
-                .map_err(|error| format!("statement \"{}\" {error}", statement.label))?;
+                .map_err(|refusal| refusal.of(&format!("statement \"{}\"", statement.label)))?;
         }
         if !plan.atomic && self.commits(&plan) {
             return Err(
@@ -235,7 +332,7 @@ impl Rights {
 
     /// Checks what is asked of a third party's plan besides: its statements have forms that the host knows, it fills
     /// scratch tables first, and its changes come after that, in one transaction.
-    fn check_confined(&self, confinement: &Confinement, plan: &Plan) -> Result<(), String> {
+    fn check_confined(&self, confinement: &Confinement, plan: &Plan) -> Result<(), Refusal> {
         if !plan.atomic {
             return Err(
                 "a third party's statements run in a transaction, and the plan wants none".into(),
@@ -244,12 +341,12 @@ impl Rights {
         // A run that ends so counts as a success, with its batches still pending.
         const ENDS: &str = "would end the run, which no third party can be granted";
         if plan.ends_run.is_some() {
-            return Err(format!("a third party's plan {ENDS}"));
+            return Err(format!("a third party's plan {ENDS}").into());
         }
         let quoted = |statement: &Statement| format!("statement \"{}\"", statement.label);
         let mut changed = false;
         for statement in &plan.statements {
-            let refused = |why: String| format!("{} {why}", quoted(statement));
+            let refused = |why: String| Refusal::from(why).of(&quoted(statement));
             if statement.ends_run_when_zero.is_some() {
                 return Err(refused(ENDS.into()));
             }
@@ -257,9 +354,7 @@ impl Rights {
                 Form::Clear(table) | Form::Fill { table, .. } | Form::Measure(table) => {
                     if table.schema() != confinement.scratch_schema || !self.writes.contains(&table)
                     {
-                        return Err(refused(format!(
-                            "fills table {table}, which is no scratch table that it was granted"
-                        )));
+                        return Err(self.not_filled(&table).of(&quoted(statement)));
                     }
                     if !confinement.statements.contains(&StatementGrant::Insert) {
                         return Err(
@@ -292,7 +387,7 @@ impl Rights {
         Ok(())
     }
 
-    fn check_statement(&self, statement: &Statement, atomic: bool) -> Result<(), String> {
+    fn check_statement(&self, statement: &Statement, atomic: bool) -> Result<(), Refusal> {
         let kind = one_statement(&statement.sql)?;
         let maintenance = matches!(kind, StatementKind::Maintain | StatementKind::Analyze);
         match kind {
@@ -303,30 +398,27 @@ impl Rights {
                 return Err("can change tables, and does not say which".into());
             }
             StatementKind::Other(_) | StatementKind::Empty => {
-                return Err(format!("is {}, which no step may run", words(&kind)));
+                return Err(format!("is {}, which no step may run", words(&kind)).into());
             }
             _ => {}
         }
         for name in &statement.reads {
             let table = table(name)?;
             if !self.may_read(&table) {
-                return Err(format!(
-                    "reads table {table}, which the step was not granted"
-                ));
+                return Err(self.not_read(&table));
             }
         }
         for name in &statement.writes {
             let table = table(name)?;
             if !(self.may_write(&table) || maintenance && self.maintains.contains(&table)) {
-                return Err(format!(
-                    "writes table {table}, which the step was not granted"
-                ));
+                let what = "which the step was not granted";
+                return Err(self.not_granted("writes", &table, GrantKey::Write, what));
             }
             if !atomic
                 && !maintenance
                 && (table.schema() == self.derived_schema || Some(&table) == self.manifest.as_ref())
             {
-                return Err(format!("changes table {table} outside of a transaction"));
+                return Err(format!("changes table {table} outside of a transaction").into());
             }
         }
         Ok(())
@@ -335,16 +427,25 @@ impl Rights {
 
 impl Confinement {
     /// Says as a diff which kinds of statements are not granted.
-    fn missing(&self, label: &str, missing: &[StatementGrant]) -> String {
+    fn missing(&self, label: &str, missing: &[StatementGrant]) -> Refusal {
         let list = |kinds: &mut dyn Iterator<Item = &StatementGrant>| {
             kinds.map(|kind| kind.word()).collect::<Vec<_>>().join(", ")
         };
-        format!(
-            "{label} needs more than plugin \"{}\" is granted: + {} (granted: `statements: [{}]`)",
-            self.plugin,
-            list(&mut missing.iter()),
-            list(&mut self.statements.iter()),
-        )
+        let mut wanted = self.statements.clone();
+        wanted.extend(missing);
+        Refusal {
+            what: format!(
+                "{label} needs more than plugin \"{}\" is granted: + {} (granted: `statements: [{}]`)",
+                self.plugin,
+                list(&mut missing.iter()),
+                list(&mut self.statements.iter()),
+            ),
+            mend: Some(format!(
+                "If that is meant, write `statements: [{}]` under `plugins.{}.grants` in the workflow file.",
+                list(&mut wanted.iter()),
+                self.plugin
+            )),
+        }
     }
 }
 
@@ -416,6 +517,8 @@ mod tests {
             scratch: vec![TableName::new("scratch", "p__a__")],
             manifest: Some(TableName::new("derived", "manifest")),
             derived_schema: "derived".into(),
+            family: Some(TableName::new("scratch", "p__")),
+            plugin: Some("acme".into()),
             confined: None,
         }
     }
@@ -534,7 +637,7 @@ mod tests {
             ),
         ] {
             let error = rights.check(plan).unwrap_err();
-            assert!(error.contains(part), "{error}");
+            assert!(error.what.contains(part), "{error:?}");
         }
     }
 
@@ -644,13 +747,13 @@ mod tests {
         ] {
             let target = target.parse().expect("a table");
             let error = confined().check_shape(shape, &target).unwrap_err();
-            assert!(error.contains(part), "{error}");
+            assert!(error.what.contains(part), "{error:?}");
         }
         let mut select_alone = confined();
         let confinement = select_alone.confined.as_mut().expect("confined");
         confinement.statements = [StatementGrant::Select].into();
         let error = select_alone.check_shape(good, &target).unwrap_err();
-        assert!(error.contains("+ insert"), "{error}");
+        assert!(error.what.contains("+ insert"), "{error:?}");
     }
 
     #[test]
@@ -715,7 +818,66 @@ mod tests {
             ),
         ] {
             let error = confined().check(plan).unwrap_err();
-            assert!(error.contains(part), "{error}");
+            assert!(error.what.contains(part), "{error:?}");
         }
+    }
+
+    /// Goal: who wrote the workflow file finds what is refused in it, by the name that stands there, and reads which key
+    /// would allow it; where nothing would, no key is named.
+    #[test]
+    fn a_refusal_says_which_key_would_grant_it() {
+        let refusal = |rights: &Rights, sql: &str, reads: &[&str], writes: &[&str]| {
+            let refusal = rights.check(plan(true, sql, reads, writes)).unwrap_err();
+            (refusal.what, refusal.mend.unwrap_or_default())
+        };
+        let grant = |table: &str, key: &str| {
+            format!(
+                "If that is meant, add {table} to `plugins.acme.grants.{key}` in the workflow file."
+            )
+        };
+        for rights in [rights(), confined()] {
+            assert_eq!(
+                refusal(&rights, "SELECT 1", &["scratch.p__batches"], &[]),
+                (
+                    "statement \"s\" reads table scratch.batches, which the step was not granted"
+                        .into(),
+                    grant("scratch.batches", "read")
+                )
+            );
+            // Another playbook's table has no other name.
+            let (what, _) = refusal(&rights, "SELECT 1", &["scratch.q__batches"], &[]);
+            assert!(what.contains(" scratch.q__batches,"), "{what}");
+            let (_, mend) = refusal(&rights, "DELETE FROM a.b", &[], &["a.b"]);
+            assert_eq!(mend, grant("a.b", "write"));
+        }
+        let fill = "CREATE UNLOGGED TABLE scratch.p__b AS SELECT 1";
+        let (what, mend) = refusal(&confined(), fill, &[], &["scratch.p__a"]);
+        assert!(
+            what.contains("fills table scratch.b, which is no"),
+            "{what}"
+        );
+        assert_eq!(mend, grant("scratch.b", "write"));
+        let clear = "DROP TABLE IF EXISTS derived.own";
+        assert_eq!(refusal(&confined(), clear, &[], &["derived.own"]).1, "");
+        let delete = "DELETE FROM derived.own";
+        assert_eq!(
+            refusal(&confined(), delete, &[], &["derived.own"]).1,
+            "If that is meant, write `statements: [select, insert, delete]` under `plugins.acme.grants` in the workflow \
+             file."
+        );
+        let mut no_manifest = confined();
+        no_manifest.writes.clear();
+        let (_, mend) = refusal(
+            &no_manifest,
+            "DELETE FROM derived.manifest",
+            &[],
+            &["derived.manifest"],
+        );
+        assert!(mend.contains("the commit step alone"), "{mend}");
+        let builtin = Rights {
+            plugin: None,
+            ..rights()
+        };
+        assert_eq!(refusal(&builtin, "SELECT 1", &["a.b"], &[]).1, "");
     }
 }

@@ -85,7 +85,7 @@ pub(crate) fn as_plan(
         ends_run: None,
     };
     let checked = steps.rights(index).check(plan);
-    checked.map_err(|message| RunError::new(Problem::Refused(message)).at(steps.place(index)))
+    checked.map_err(|refusal| RunError::refused(refusal).at(steps.place(index)))
 }
 
 impl Prepared {
@@ -108,7 +108,9 @@ impl Prepared {
         }
         let target = steps.workflow.scratch_table(&shape.target);
         let rights = steps.rights(index);
-        let shape = rights.check_shape(shape, &target).map_err(refused)?;
+        let shape = rights
+            .check_shape(shape, &target)
+            .map_err(|refusal| RunError::refused(refusal).at(steps.place(index)))?;
         let output: Vec<Field> = shape.output.iter().map(convert::field_from).collect();
         if Encoder::new(&output).is_none() || output.iter().any(|field| definition(field).is_none())
         {

@@ -614,7 +614,7 @@ const PARAMETERS: &str = "UNION ALL SELECT 14, format('may %s parameter %s', a.p
 ";
 
 /// What the role lacks. Tables that are not there yet, and scratch tables, are granted once they are.
-const LACK: &str = "UNION ALL SELECT 20, format('there is no role %I', $1::text), NULL, false
+const LACK: &str = "UNION ALL SELECT 20, 'does not exist', NULL, false
   WHERE NOT EXISTS (SELECT FROM who)
 UNION ALL SELECT 20, 'may not log in', format('ALTER ROLE %I LOGIN', rolname), false FROM who WHERE NOT rolcanlogin
 UNION ALL SELECT 21, format('lacks USAGE on schema %I', n.nspname),

@@ -13,6 +13,7 @@ mod steps;
 mod trust;
 mod warehouse;
 
+pub(crate) use grants::Pins;
 pub use steps::STEPS_MAX;
 
 use crate::fields::{Fields, key, mismatch, table, text};
@@ -34,6 +35,7 @@ pub(crate) fn check(
     root: &Node,
     file: &SourceFile,
     kinds: &mut dyn StepKinds,
+    pins: Pins,
     problems: &mut Problems,
 ) -> Option<Workflow> {
     let start = Span::new(root.span.start, root.span.start);
@@ -70,6 +72,7 @@ pub(crate) fn check(
         schemas: &schemas,
         manifest: manifest.as_ref(),
         has_url,
+        pins,
     };
     let trust = trust::check(fields.take("trust"), problems);
     let files = plugins::Files {
@@ -132,6 +135,7 @@ pub(crate) fn declarations(
         schemas: &schemas,
         manifest: None,
         has_url: false,
+        pins: Pins::Later,
     };
     let trust = trust::check(fields.take("trust"), problems);
     let plugins = plugins::declared(fields.take("plugins"), &granting, problems);

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use crate::check;
+use crate::check::{self, Pins};
 use crate::kinds::StepKinds;
 use crate::problem::{Problem, Problems};
 use crate::source_file::SourceFile;
@@ -29,8 +29,29 @@ impl Workflow {
     /// Every problem that can be found without a database, at most
     /// [`PROBLEMS_MAX`](crate::PROBLEMS_MAX).
     pub fn read(path: &Path, inputs: &Inputs<'_>, kinds: &mut dyn StepKinds) -> Outcome {
+        Self::read_with(path, inputs, kinds, Pins::Required)
+    }
+
+    /// Reads and checks the workflow file at `path`, whose third-party plugins need not be pinned yet.
+    ///
+    /// For tools that look after plugins. What this returns is not to be run: what a plugin is granted holds for one file,
+    /// and without a digest nobody says which.
+    ///
+    /// # Errors
+    ///
+    /// As [`Workflow::read`].
+    pub fn read_unpinned(path: &Path, inputs: &Inputs<'_>, kinds: &mut dyn StepKinds) -> Outcome {
+        Self::read_with(path, inputs, kinds, Pins::Later)
+    }
+
+    fn read_with(
+        path: &Path,
+        inputs: &Inputs<'_>,
+        kinds: &mut dyn StepKinds,
+        pins: Pins,
+    ) -> Outcome {
         match read_text(path) {
-            Ok(text) => Self::parse(path, &text, inputs, kinds),
+            Ok(text) => Self::parse_with(path, &text, inputs, kinds, pins),
             Err(reason) => {
                 let message = format!("could not read workflow file \"{}\"", path.display());
                 let problem = Problem::error(message).with_detail(reason);
@@ -50,6 +71,16 @@ impl Workflow {
         inputs: &Inputs<'_>,
         kinds: &mut dyn StepKinds,
     ) -> Outcome {
+        Self::parse_with(path, text, inputs, kinds, Pins::Required)
+    }
+
+    fn parse_with(
+        path: &Path,
+        text: &str,
+        inputs: &Inputs<'_>,
+        kinds: &mut dyn StepKinds,
+        pins: Pins,
+    ) -> Outcome {
         let file = SourceFile::new(path, text);
         let mut problems = Problems::default();
         if text.len() as u64 > FILE_BYTES_MAX {
@@ -58,7 +89,7 @@ impl Workflow {
         }
         let workflow = tree::parse(text, &mut problems).and_then(|mut root| {
             substitute(&mut root, inputs, &mut problems);
-            check::check(&root, &file, kinds, &mut problems)
+            check::check(&root, &file, kinds, pins, &mut problems)
         });
         match workflow {
             Some(workflow) if !problems.fatal() => Ok((workflow, problems.finish(text))),

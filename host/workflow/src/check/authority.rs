@@ -10,6 +10,7 @@ use stepwell_sql::TableName;
 use super::plugins::Declared;
 use super::steps::{Draft, Surroundings};
 use crate::problem::{Problem, Problems};
+use crate::source_file::Span;
 use crate::words::quoted;
 use crate::workflow::{PluginEntry, StatementGrant, Trust};
 
@@ -56,7 +57,7 @@ pub(super) fn check(
             .iter()
             .filter(|draft| draft.uses.as_ref() == Some(name))
         {
-            missing.add(draft, entry, around);
+            missing.add(draft, drafts, entry, around);
         }
         if let Some(problem) = missing.problem(entry, around) {
             problems.push(problem);
@@ -65,7 +66,13 @@ pub(super) fn check(
 }
 
 impl Missing {
-    fn add(&mut self, draft: &Draft, entry: &PluginEntry, around: &Surroundings<'_>) {
+    fn add(
+        &mut self,
+        draft: &Draft,
+        drafts: &[Draft],
+        entry: &PluginEntry,
+        around: &Surroundings<'_>,
+    ) {
         let Some(kind) = &draft.kind else { return };
         if kind.gate {
             // What a gate says is believed: it could end each run as if nothing were pending.
@@ -105,6 +112,19 @@ impl Missing {
                 format!("{playbook}__{alias}"),
             ))
         };
+        if kind.reads.iter().any(|word| word == "events") {
+            for (ids, batches) in batches_of(draft, drafts) {
+                let who = format!(
+                    "{} says which events count of {}, which {} names",
+                    quoted(batches),
+                    quoted(ids),
+                    draft.label
+                );
+                scratch(batches)
+                    .into_iter()
+                    .for_each(|table| self.ask(Access::Read, table, entry, &who));
+            }
+        }
         for (alias, _) in &marks.reads_scratch {
             scratch(alias)
                 .into_iter()
@@ -203,6 +223,28 @@ impl Missing {
         }
         format!("{{ {} }}", parts.join(", "))
     }
+}
+
+/// Returns the scratch tables of a step that hold ids, each with the table of batches that it was filled from.
+///
+/// Whoever reads the events of ids reads those of pending and of processed batches alone (`Ids::events` of the SDK), and
+/// hence that table too, though no setting of the step names it.
+fn batches_of<'a>(draft: &'a Draft, drafts: &'a [Draft]) -> Vec<(&'a str, &'a str)> {
+    let aliases = |names: &'a [(String, Span)]| names.iter().map(|(alias, _)| alias.as_str());
+    let fills = |draft: &'a Draft, wanted: &str| {
+        aliases(&draft.settings.marks.writes_scratch).any(|alias| alias == wanted)
+    };
+    let is_gate = |draft: &Draft| draft.kind.as_ref().is_some_and(|kind| kind.gate);
+    let gates: Vec<&Draft> = drafts.iter().filter(|draft| is_gate(draft)).collect();
+    let mut found = Vec::new();
+    for ids in aliases(&draft.settings.marks.reads_scratch) {
+        for maker in drafts.iter().filter(|maker| fills(maker, ids)) {
+            let reads = aliases(&maker.settings.marks.reads_scratch);
+            let batches = reads.filter(|alias| gates.iter().any(|&gate| fills(gate, alias)));
+            found.extend(batches.map(|batches| (ids, batches)));
+        }
+    }
+    found
 }
 
 /// Writes a table as `grants:` has it.

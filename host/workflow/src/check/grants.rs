@@ -24,6 +24,16 @@ pub(super) struct Surroundings<'a> {
     pub(super) manifest: Option<&'a TableName>,
     /// Whether the workflow says where its warehouse is.
     pub(super) has_url: bool,
+    pub(super) pins: Pins,
+}
+
+/// Whether a third party's plugin must be pinned already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pins {
+    /// It must: what it is granted holds for one file.
+    Required,
+    /// Not yet: whoever asks looks after plugins, and runs none.
+    Later,
 }
 
 /// Returns what a plugin without `grants:` has.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::grants;
+use super::grants::{self, Pins};
 use crate::fields::{Fields, bytes, duration, key, mismatch, text, whole};
 use crate::kinds::{StepKind, StepKinds};
 use crate::limits::{LimitKey, LimitUnit, Limits};
@@ -142,7 +142,7 @@ fn plugin(
         .unwrap_or_default();
     fields.done(problems);
     if trust_value == Trust::ThirdParty {
-        if digest.is_none() {
+        if digest.is_none() && around.pins == Pins::Required {
             let message = format!("{owner} is a third party's and lacks key \"digest\"");
             problems.error_help(
                 entry.key_span,

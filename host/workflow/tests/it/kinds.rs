@@ -80,9 +80,9 @@ impl StepKinds for TestKinds {
             gate: greedy,
             summary: "a plugin".into(),
             settings,
-            reads: match greedy {
-                true => vec!["events".to_owned(), "manifest".to_owned()],
-                false => Vec::new(),
+            reads: match plugin.name.as_str() {
+                "greedy" | "reads-events" => vec!["events".to_owned(), "manifest".to_owned()],
+                _ => Vec::new(),
             },
             writes: match greedy {
                 true => vec!["scratch".to_owned()],

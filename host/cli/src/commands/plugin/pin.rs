@@ -248,11 +248,13 @@ fn edit(text: &str, entry: &PluginEntry, digest: &Digest) -> Option<(Span, Strin
 /// Whether the plugin's keys stand in braces.
 fn is_flow(text: &str, entry: &PluginEntry) -> bool {
     let between = text.get(entry.span.end..entry.component_span.start);
-    let mut between = between.unwrap_or_default().lines().map(|line| {
-        // A brace in a comment is none. A name's value begins behind its colon.
-        line.split(" #").next().unwrap_or_default()
+    // What the plugin's value begins with, behind its colon and comments: keys before the component have braces of their own.
+    let mut words = between.unwrap_or_default().lines().map(|line| {
+        let line = line.split(" #").next().unwrap_or_default();
+        line.trim().trim_start_matches(':').trim_start()
     });
-    between.any(|line| line.contains('{'))
+    let first = words.find(|line| !(line.is_empty() || line.starts_with('#')));
+    first.is_some_and(|line| line.starts_with('{'))
 }
 
 #[cfg(test)]
@@ -312,6 +314,26 @@ mod tests {
             pin("plugins:\n  a: {\n    component: a.wasm,\n    trust: own }\n"),
             Ok("plugins:\n  a: {\n    component: a.wasm, digest: <0>,\n    trust: own }\n".into())
         );
+        assert_eq!(
+            pin("plugins:\n  a:  # {\n    # {\n    grants: { read: [b.c] }\n    component: a.wasm\n"),
+            Ok("plugins:\n  a:  # {\n    # {\n    grants: { read: [b.c] }\n    component: a.wasm\n    digest: <0>\n".into())
+        );
+    }
+
+    /// Nobody could pin it otherwise.
+    #[test]
+    fn a_third_partys_plugin_need_not_be_pinned_to_be_pinned() {
+        assert_eq!(
+            pin("warehouse: { url: 'postgres://db/a' }\nplugins:\n  a:\n    component: a.wasm\n"),
+            Ok("warehouse: { url: 'postgres://db/a' }\nplugins:\n  a:\n    component: a.wasm\n    digest: <0>\n".into())
+        );
+        let inputs = Inputs {
+            vars: Default::default(),
+            env: &|_| None,
+        };
+        let text = "plugins:\n  a: { component: a.wasm }\n";
+        let declared = Declarations::parse(Path::new("w.yaml"), text, &inputs);
+        assert_eq!(declared.problems, []);
     }
 
     /// Rather nothing than a file that means something else.
