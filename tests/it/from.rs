@@ -390,10 +390,14 @@ async fn a_later_slice_goes_on() {
 }
 
 /// A full refresh that failed is gone on with as one: rows whose events are gone go.
+///
+/// Also by the second run that goes on with it: the journal did not say of the first one that it was a full refresh.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_refresh_goes_on_as_one() {
     let failed = Failed::at_commit(Db::with_tables().await, 86, &["--full-refresh"]).await;
     let db = &failed.db;
+    let again = failed.from("commit");
+    assert_eq!(again.code, 6, "{}", again.stderr);
     db.sql(
         "ALTER TABLE derived.sessions DROP CONSTRAINT refused;
          INSERT INTO derived.sessions (session_id, events) VALUES ('of no event', 1)",
@@ -431,7 +435,15 @@ async fn a_crash_of_the_server_is_noticed() {
     }
     reconnect(&mut failed.db).await;
     failed
-        .refused("commit", &["table scratch.sessions__", lost])
+        .refused(
+            "commit",
+            &[
+                "table scratch.sessions__",
+                lost,
+                // What was a full refresh is to be one again.
+                &format!("`stepwell run {} --full-refresh`", failed.file),
+            ],
+        )
         .await;
 
     // All over again, for the whole server.

@@ -65,7 +65,7 @@ pub(crate) async fn resume(
         )))
     })?;
     left.resumed(workflow, &plugin_digests(workflow, components), index)
-        .map_err(refuse)
+        .map_err(|refusal| refuse(left.anew(refusal)))
 }
 
 /// Makes sure that nobody held the lease between the run that failed and this one, which holds it now.
@@ -137,10 +137,12 @@ pub(crate) fn request(options: &RunOptions, resumed: Option<&Resumed>) -> Value 
         return Replay::journalled(replay);
     }
     let mut request = serde_json::Map::new();
-    if options.full_refresh {
+    // What it takes over from the run before it, the one after it takes over too.
+    if options.full_refresh || resumed.is_some_and(|it| it.full_refresh) {
         request.insert("full-refresh".into(), true.into());
     }
-    if let Some(batches) = options.max_batches {
+    let batches = options.max_batches;
+    if let Some(batches) = batches.or(resumed.and_then(|it| it.max_batches)) {
         request.insert("max-batches".into(), batches.into());
     }
     if let Some(resumed) = resumed {
@@ -152,6 +154,9 @@ pub(crate) fn request(options: &RunOptions, resumed: Option<&Resumed>) -> Value 
         false => Value::Object(request),
     }
 }
+
+/// What to do where nothing can be taken over.
+const RUN_ALL: &str = "Run all steps: `stepwell run <workflow>`.";
 
 /// Why a run cannot go on, and what to do instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,7 +172,7 @@ impl Refusal {
     fn whole(why: impl Into<String>) -> Self {
         Self {
             why: why.into(),
-            help: "Run all steps: `stepwell run <workflow>`.".into(),
+            help: RUN_ALL.into(),
             earlier: None,
         }
     }
@@ -330,6 +335,21 @@ impl Left {
             full_refresh: self.request["full-refresh"].as_bool().unwrap_or(false),
             max_batches: batches.and_then(|batches| u32::try_from(batches).ok()),
         })
+    }
+
+    /// Says how to do all of it again: what began as a full refresh and did not end is to be one.
+    fn anew(&self, refusal: Refusal) -> Refusal {
+        let ended = matches!(
+            self.state.as_str(),
+            "done" | "nothing-new" | "done-with-failures"
+        );
+        match self.request["full-refresh"].as_bool() {
+            Some(true) if !ended && refusal.help == RUN_ALL => Refusal {
+                help: RUN_ALL.replace("<workflow>", "<workflow> --full-refresh"),
+                ..refusal
+            },
+            _ => refusal,
+        }
     }
 
     /// Whether the run left anything that a run of this workflow could go on with.
