@@ -825,10 +825,72 @@ async fn the_commands_say_what_they_found() {
         "-1"
     );
 
-    let keys = program.file("keys.txt", &format!("{key}\n"));
-    let mended = program.run(&["manifest", "replay", &file, "--keys", &keys]);
+    // It says what mends it, and that does.
+    let mended = program.run_shown(&wrong.stdout, "manifest replay");
     assert_eq!(mended.code, 0, "{}", mended.stderr);
+    assert!(
+        mended
+            .stdout
+            .starts_with("sessions: 1 key computed again, "),
+        "{}",
+        mended.stdout
+    );
     assert_eq!(program.run(&["verify", &file]).code, 0);
+
+    // Mistakes on the command line are no failures of steps.
+    let before = db.number("SELECT count(*) FROM stepwell.runs").await;
+    let empty = program.file("empty.txt", "");
+    let short = program.file("short.txt", "session_id,other\na\n");
+    let other = program.file("other.txt", "visitor,day\na,2026-01-01\n");
+    for (args, words) in [
+        (
+            &["--batch", "foo"][..],
+            "error: --batch foo: expected a batch of playbook \"sessions\", which is a timestamp",
+        ),
+        (
+            &["--keys", "none.txt"],
+            "error: --keys none.txt: it could not be read: No such file",
+        ),
+        (&["--keys", &empty], "empty.txt: it holds no key"),
+        (
+            &["--keys", &short],
+            "short.txt: line 2 has 1 value, expected 2",
+        ),
+        (
+            &["--since", "2026-01-02", "--until", "2026-01-02"],
+            "error: --since 2026-01-02T00:00:00Z is not before --until",
+        ),
+    ] {
+        let refused = program.run(&[&["manifest", "replay", &file], args].concat());
+        assert_eq!(refused.code, 2, "{args:?}: {}", refused.stderr);
+        assert!(
+            refused.stderr.contains(words),
+            "{args:?}: {}",
+            refused.stderr
+        );
+    }
+    for command in [&["manifest", "list"][..], &["manifest", "forget"]] {
+        let refused = program.run(&[command, &[&file, "--batch", "foo"]].concat());
+        assert_eq!(refused.code, 2, "{}", refused.stderr);
+    }
+    let never = [
+        "verify",
+        &file,
+        "--since",
+        "2026-02-01",
+        "--until",
+        "2026-01-01",
+    ];
+    assert_eq!(program.run(&never).code, 2);
+    assert_eq!(
+        db.number("SELECT count(*) FROM stepwell.runs").await,
+        before
+    );
+    // Whose columns they are is known once the step is asked.
+    let refused = program.run(&["manifest", "replay", &file, "--keys", &other]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    let words = "other.txt: expected keys with the columns session_id, found visitor, day";
+    assert!(refused.stderr.contains(words), "{}", refused.stderr);
 
     // Nobody to ask, and nothing is forgotten; with --yes it is.
     let batch = db.text("SELECT max(batch) FROM derived.manifest").await;

@@ -44,6 +44,19 @@ impl Program {
         Ended::of(self.start(args))
     }
 
+    /// Runs the first command that a text shows between backticks and that holds these words, as a shell does.
+    pub fn run_shown(&self, text: &str, words: &str) -> Ended {
+        let mut quoted = text.split('`').skip(1).step_by(2);
+        let command = quoted
+            .find(|command| command.contains(words))
+            .unwrap_or_else(|| panic!("no command with {words:?} in {text}"));
+        let program = env!("CARGO_BIN_EXE_stepwell-under-test");
+        let script = format!("stepwell() {{ '{program}' \"$@\"; }}\n{command}");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script]);
+        Ended::of(self.spawn(shell))
+    }
+
     /// Starts the program.
     pub fn start(&self, args: &[&str]) -> Child {
         self.start_with(args, &[])
@@ -51,9 +64,13 @@ impl Program {
 
     /// Starts the program with environment variables of its own.
     pub fn start_with(&self, args: &[&str], envs: &[(&str, &str)]) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_stepwell-under-test"))
-            .args(args)
-            .envs(envs.iter().copied())
+        let mut program = Command::new(env!("CARGO_BIN_EXE_stepwell-under-test"));
+        program.args(args).envs(envs.iter().copied());
+        self.spawn(program)
+    }
+
+    fn spawn(&self, mut command: Command) -> Child {
+        command
             .current_dir(self.folder.path())
             .env(
                 "XDG_CACHE_HOME",

@@ -23,6 +23,7 @@ use crate::cli::{Command, Global};
 use crate::exit;
 use crate::failed::Failed;
 use crate::files::{self, Vars};
+use crate::invocation::Invocation;
 use crate::output::Output;
 use crate::project;
 
@@ -41,6 +42,8 @@ pub(crate) struct Context {
     pub output: Output,
     /// The folder whose `.stepwell/` holds the private server.
     pub project: PathBuf,
+    /// The same as the command line names it, if it does.
+    named_project: Option<PathBuf>,
     /// What the site requires of plugins, whatever a workflow file says.
     pub site_trust: Vec<TrustPolicy>,
 }
@@ -50,6 +53,7 @@ impl Context {
         let current = std::env::current_dir().context("could not find the current directory")?;
         Ok(Self {
             output: output.clone(),
+            named_project: global.project.clone(),
             project: project::directory(global.project.as_deref(), &current),
             site_trust: site_trust()?,
         })
@@ -65,6 +69,11 @@ impl Context {
             // A third party's step that is not compiled yet is then refused, and says so.
             Err(_) => components,
         }
+    }
+
+    /// This command, for messages that say how to run it again: without options as yet.
+    pub(crate) fn invocation(&self, command: &'static str, vars: &Vars) -> Invocation {
+        Invocation::new(command, vars, self.named_project.as_deref())
     }
 
     pub(crate) fn run_options(&self) -> RunOptions {

@@ -43,7 +43,7 @@ pub const SIGTERM: u8 = 143;
 /// The table at the end of `stepwell --help`.
 pub(crate) const HELP: &str = "\
 Exit codes:
-    0  done, or nothing new to do (a failed step that is not critical is a warning)
+    0  done, or nothing new to do
     1  something broke inside Stepwell
     2  the command line was not understood
     3  a workflow file has problems; nothing was run
@@ -51,6 +51,7 @@ Exit codes:
     5  another run holds the playbook, or took it over
     6  a step failed
     7  `stepwell init` is due
+    8  not used: a failed step that is not critical is a warning, and the exit code 0
     9  the private local server lacks something, for example PostgreSQL's programs
    10  a plugin does not build, fails its test, or is no step that runs here
    11  `verify`: rows are not as in a rebuild
@@ -71,6 +72,7 @@ pub fn of_run(error: &RunError) -> u8 {
         Failure::Step if error.step.is_none() && error.warehouse_error().is_some() => WAREHOUSE,
         Failure::Step => STEP,
         Failure::Workflow => WORKFLOW,
+        Failure::Request => USAGE,
         Failure::Lease => LEASE,
         Failure::NotInitialised => INIT,
         Failure::CannotContinue => CANNOT_CONTINUE,
@@ -152,6 +154,11 @@ mod tests {
             playbook: "a".into(),
         };
         let table = TableName::new("stepwell", "runs");
+        let not_a_batch = Problem::NotABatch {
+            playbook: "a".into(),
+            kind: "date".into(),
+            batch: "foo".into(),
+        };
         let stopped = |signal| Problem::Stopped { signal };
         let cannot_continue = Problem::CannotContinue {
             from: "commit".into(),
@@ -186,6 +193,7 @@ mod tests {
                 INIT,
             ),
             (cannot_continue, false, CANNOT_CONTINUE),
+            (not_a_batch, false, USAGE),
             (stopped("SIGINT"), true, SIGINT),
             (stopped("SIGTERM"), false, SIGTERM),
         ] {
@@ -205,7 +213,9 @@ mod tests {
             LEASE,
             STEP,
             INIT,
+            8,
             LOCAL,
+            PLUGIN,
             DIFFERS,
             OUT_OF_REACH,
             CANNOT_CONTINUE,

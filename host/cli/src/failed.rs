@@ -6,6 +6,7 @@ use stepwell_warehouse::local::LocalError;
 use stepwell_workflow::{Problem, SourceFile, Workflow};
 
 use crate::exit;
+use crate::invocation::Invocation;
 use crate::output::Output;
 use crate::render::failure;
 use crate::render::message::Message;
@@ -22,6 +23,8 @@ pub(crate) enum Failed {
     Run {
         workflow: Box<Workflow>,
         error: Box<RunError>,
+        /// What was asked for.
+        invocation: Box<Invocation>,
     },
     /// The warehouse refused something that belongs to no workflow.
     Warehouse {
@@ -48,10 +51,14 @@ pub(crate) enum Failed {
 }
 
 impl Failed {
-    pub(crate) fn run(workflow: &Workflow) -> impl FnOnce(RunError) -> Self {
+    pub(crate) fn run(
+        workflow: &Workflow,
+        invocation: &Invocation,
+    ) -> impl FnOnce(RunError) -> Self {
         |error| Self::Run {
             workflow: Box::new(workflow.clone()),
             error: Box::new(error),
+            invocation: Box::new(invocation.clone()),
         }
     }
 
@@ -81,7 +88,11 @@ impl Failed {
         let message = match self {
             Self::Usage { message, help } => Message::error(message).remark("help", help),
             Self::Local(error) => failure::local(error),
-            Self::Run { workflow, error } => failure::message(workflow, error),
+            Self::Run {
+                workflow,
+                error,
+                invocation,
+            } => failure::message(workflow, error, invocation),
             Self::Warehouse { doing, error } => failure::warehouse(doing, error),
             Self::Plugin {
                 message,

@@ -118,11 +118,6 @@ fn shares(paths: &[PathBuf], vars: &Vars) -> Vec<BTreeMap<String, String>> {
         return vec![all; paths.len()];
     }
     let texts: Vec<String> = paths.iter().map(|path| text(path)).collect();
-    let mentions = |text: &String, name: &str| {
-        [format!("${{var:{name}}}"), format!("${{var:{name}:")]
-            .iter()
-            .any(|mention| text.contains(mention))
-    };
     texts
         .iter()
         .map(|own| {
@@ -132,6 +127,13 @@ fn shares(paths: &[PathBuf], vars: &Vars) -> Vec<BTreeMap<String, String>> {
             given.map(|(k, v)| (k.clone(), v.clone())).collect()
         })
         .collect()
+}
+
+/// Whether the text of a workflow file takes a variable.
+pub(crate) fn mentions(text: &str, name: &str) -> bool {
+    [format!("${{var:{name}}}"), format!("${{var:{name}:")]
+        .iter()
+        .any(|mention| text.contains(mention))
 }
 
 /// The text of a file; empty if it cannot be read, which the reading proper reports.

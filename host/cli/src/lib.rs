@@ -13,12 +13,14 @@ mod commands;
 pub mod exit;
 mod failed;
 mod files;
+mod invocation;
 mod logging;
 mod output;
 mod progress;
 mod project;
 mod render;
 mod signals;
+mod times;
 
 use std::process::ExitCode;
 

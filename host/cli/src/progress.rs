@@ -185,6 +185,10 @@ fn line(playbook: &str, event: &Event<'_>) -> Option<String> {
     let words = match event {
         Event::TookOver { run_id } => format!("took over from run {run_id}, which died"),
         Event::Continues { run_id, step } => format!("goes on with run {run_id} from step {step}"),
+        // A replay of keys has no batch.
+        Event::PassStarted {
+            batches: Some(0), ..
+        } => return None,
         Event::PassStarted {
             pass,
             batches: Some(batches),
@@ -270,6 +274,7 @@ mod tests {
             "sessions: slice 2: 1 batch pending"
         );
         assert_eq!(line(pass(1, None, None)), "");
+        assert_eq!(line(pass(1, Some(0), Some(0))), "");
         let done = Event::StepDone {
             step: "commit",
             duration: Duration::from_millis(340),

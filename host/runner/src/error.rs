@@ -260,6 +260,16 @@ pub enum Problem {
         /// The version that this build works with.
         expected: i64,
     },
+    /// What was named is no batch, by the type that batches have.
+    #[error("expected a batch of playbook \"{playbook}\", which is a {kind}, found \"{batch}\"")]
+    NotABatch {
+        /// The playbook.
+        playbook: String,
+        /// The SQL type of its batches.
+        kind: String,
+        /// What was named.
+        batch: String,
+    },
     /// Batches cannot be forgotten, since one row of the manifest stands for many.
     #[error(
         "batch {batch} and those before it cannot be forgotten: its row stands for {batches} batches without a row of their own"
@@ -304,6 +314,8 @@ pub enum Failure {
     Connection,
     /// A step failed.
     Step,
+    /// What was asked for makes no sense for this workflow; nothing was tried.
+    Request,
     /// Another run holds the playbook, or took it over.
     Lease,
     /// The workflow file does not fit the warehouse.
@@ -355,6 +367,7 @@ impl RunError {
             Problem::Source { .. } => Failure::Workflow,
             Problem::CannotContinue { .. } => Failure::CannotContinue,
             Problem::Stopped { .. } => Failure::Stopped,
+            Problem::NotABatch { .. } => Failure::Request,
             Problem::Local { .. } | Problem::Url { .. } | Problem::ControlLost { .. } => {
                 Failure::Connection
             }
@@ -417,6 +430,9 @@ impl RunError {
             )),
             Problem::Source { help, .. } => help.clone(),
             Problem::CannotContinue { help, .. } => Some(help.clone()),
+            Problem::NotABatch { .. } => {
+                Some("`stepwell manifest list <workflow>` shows how batches are written.".into())
+            }
             Problem::Folded { .. } => Some(
                 "`stepwell manifest replay` processes them again, as they are in the source now; `stepwell run --full-refresh` \
                  computes everything again and gives each batch a row."

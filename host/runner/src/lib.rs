@@ -63,4 +63,4 @@ pub use run::{RunOptions, run};
 pub use stop::{Stop, Stopper, stop};
 pub use together::Together;
 pub use trust::{SignatureState, keys as trusted_keys};
-pub use verify::{Sample, VerifyOptions, VerifyReport, found as verified, verify};
+pub use verify::{LeftOut, Sample, VerifyOptions, VerifyReport, found as verified, verify};

@@ -304,6 +304,45 @@ async fn refuse_folded(
     }
 }
 
+/// Refuses a name that no batch can have, before a statement of a step trips over it.
+///
+/// # Errors
+///
+/// [`Problem::NotABatch`] with the first of them.
+pub(crate) async fn check_names(
+    session: &Session,
+    workflow: &Workflow,
+    names: &[String],
+) -> Result<(), RunError> {
+    let kind = batch_type(session, workflow).await?;
+    let sql = format!(
+        "SELECT count(CAST(named.batch AS {kind})) AS n FROM unnest(CAST($1 AS text[])) AS named (batch)"
+    );
+    let are_batches = async |names: &[String]| {
+        let params = [list(names)];
+        let counted = session.ask(&sql, &params, &AnswerLimits::default()).await;
+        match counted {
+            Ok(_) => Ok(true),
+            // Data exceptions: of another form, or out of range.
+            Err(error) if error.sqlstate().is_some_and(|code| code.starts_with("22")) => Ok(false),
+            Err(error) => Err(reading(workflow)(error)),
+        }
+    };
+    if are_batches(names).await? {
+        return Ok(());
+    }
+    for name in names {
+        if !are_batches(std::slice::from_ref(name)).await? {
+            return Err(RunError::new(Problem::NotABatch {
+                playbook: workflow.playbook.as_str().to_owned(),
+                kind,
+                batch: name.clone(),
+            }));
+        }
+    }
+    Ok(())
+}
+
 async fn rows(
     session: &Session,
     workflow: &Workflow,
@@ -314,6 +353,7 @@ async fn rows(
     let condition = match batches {
         Batches::All => String::new(),
         Batches::Named(named) => {
+            check_names(session, workflow, named).await?;
             params.push(list(named));
             format!(
                 " AND (m.batch = ANY (CAST($3 AS {kind}[]))

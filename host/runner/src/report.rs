@@ -33,6 +33,8 @@ pub struct RunReport {
     pub left: u64,
     /// The run that failed and that this one went on with.
     pub continues: Option<String>,
+    /// Keys whose rows were to be computed again, where a replay named keys.
+    pub replayed_keys: Option<u64>,
 }
 
 /// Work that failed for a reason that may pass, and was tried again.

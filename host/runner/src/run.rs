@@ -147,6 +147,10 @@ pub async fn run(
         totals: Mutex::new(Totals::default()),
         max_slices: options.max_slices,
         replays: options.replay.is_some(),
+        replayed_keys: match &options.replay {
+            Some(Replay::Keys(keys)) => Some(keys.rows.len() as u64),
+            _ => None,
+        },
         passes_begun: Instant::now(),
     };
     context.event(&Event::RunStarted { run_id: &run_id });
@@ -190,6 +194,8 @@ pub(crate) struct Context<'a> {
     max_slices: Option<u32>,
     /// Whether it computes again what was asked for, rather than what is pending.
     replays: bool,
+    /// How many keys were asked for.
+    replayed_keys: Option<u64>,
     /// When the first pass began.
     passes_begun: Instant,
 }

@@ -13,7 +13,9 @@ use crate::error::{Problem, RunError};
 use crate::init;
 use crate::journal::{End, Journal, Purpose};
 use crate::lease::{self, Applicant, Lease};
+use crate::manifest;
 use crate::observe::{Event, Observer};
+use crate::replay::Replay;
 use crate::resume::{self, Resumed};
 use crate::retry::Retries;
 use crate::roles::{self, Logins};
@@ -124,6 +126,9 @@ impl Start<'_> {
         )?;
         source::check(&control, workflow, self.options).await?;
         init::ensure(&control, workflow, self.options).await?;
+        if let Some(Replay::Batches(names)) = &self.options.replay {
+            manifest::check_names(&control, workflow, names).await?;
+        }
         let private = init::is_private(workflow, self.options);
         let logins = Box::pin(roles::ready(
             &control,

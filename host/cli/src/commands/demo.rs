@@ -23,6 +23,7 @@ use super::run::Runs;
 use super::{Context, Outcome, block_on};
 use crate::exit;
 use crate::failed::Failed;
+use crate::invocation::Invocation;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::render::failure;
@@ -208,7 +209,7 @@ fn with_url(text: &str, url: &str) -> String {
 async fn init(workflows: &[Workflow], runs: &Runs<'_>) -> Result<(), Failed> {
     for workflow in workflows {
         let made = stepwell_runner::init(workflow, runs.options).await;
-        made.map_err(Failed::run(workflow))?;
+        made.map_err(Failed::run(workflow, &Invocation::demo()))?;
     }
     Ok(())
 }
@@ -221,10 +222,13 @@ async fn run(workflows: &[Workflow], runs: &Runs<'_>) -> Result<Vec<RunReport>, 
     for (workflow, ended) in workflows.iter().zip(ended) {
         match ended {
             Ok(report) => reports.push(report),
-            Err(error) if first.is_none() => first = Some(Failed::run(workflow)(error)),
+            Err(error) if first.is_none() => {
+                first = Some(Failed::run(workflow, &Invocation::demo())(error));
+            }
             Err(error) => {
                 let output = runs.progress.output();
-                output.say(&failure::message(workflow, &error).render(&output.renderer()));
+                let message = failure::message(workflow, &error, &Invocation::demo());
+                output.say(&message.render(&output.renderer()));
             }
         }
     }
@@ -371,6 +375,7 @@ mod tests {
         let context = Context {
             output: Output::plain(),
             project: folder.path().to_owned(),
+            named_project: None,
             site_trust: Vec::new(),
         };
         let url = "postgres://postgres@/stepwell_demo?host=/a%20b/run&port=5432";

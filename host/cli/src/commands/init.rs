@@ -36,13 +36,14 @@ pub(crate) fn execute(args: &InitArgs, context: &Context) -> Outcome {
         return Ok(exit::WORKFLOW);
     };
     let options = context.run_options();
+    let invocation = context.invocation("init", &args.vars);
     let words = block_on(async {
         if args.print {
             let ddl = stepwell_runner::ddl(&workflow, &options).await;
-            return ddl.map_err(Failed::run(&workflow));
+            return ddl.map_err(Failed::run(&workflow, &invocation));
         }
         let made = stepwell_runner::init(&workflow, &options).await;
-        let made = made.map_err(Failed::run(&workflow))?;
+        let made = made.map_err(Failed::run(&workflow, &invocation))?;
         Ok(match made.created.is_empty() {
             true => format!("all tables are there, version {}", made.version),
             false => format!("made {}, version {}", list(&made.created), made.version),

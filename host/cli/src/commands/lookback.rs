@@ -44,10 +44,11 @@ pub(crate) fn execute(args: &LookbackArgs, context: &Context) -> Outcome {
         return Ok(exit::WORKFLOW);
     };
     let options = context.run_options();
+    let invocation = context.invocation("lookback", &args.vars);
     let report = block_on(async {
         let stop = signals::listen(&context.output)?;
         let report = stepwell_runner::lookback(&workflow, &components, &options, stop).await;
-        report.map_err(Failed::run(&workflow))
+        report.map_err(Failed::run(&workflow, &invocation))
     })?;
     match args.json {
         true => context.output.json(&report)?,

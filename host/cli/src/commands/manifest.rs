@@ -9,13 +9,14 @@ use clap::{Args, Subcommand, value_parser};
 use jiff::Timestamp;
 use stepwell_runner::{Batches, ManifestQuery, ManifestRow};
 
-use super::run::parse_time;
 use super::{Context, Outcome, block_on, read_one};
 use crate::exit;
 use crate::failed::Failed;
 use crate::files::Vars;
+use crate::invocation::Invocation;
 use crate::render::table::{Column, table};
 use crate::render::words::number;
+use crate::times::{check_stretch, parse_time};
 
 /// Look at the batches that a playbook has processed, forget them, or process them again
 #[derive(Debug, Args)]
@@ -70,13 +71,22 @@ struct Which {
 }
 
 impl Which {
-    fn batches(&self) -> Batches {
+    fn batches(&self) -> Result<Batches, Failed> {
         let (since, until) = (self.since, self.until);
-        match (self.batches.is_empty(), since, until) {
+        check_stretch(since, until)?;
+        Ok(match (self.batches.is_empty(), since, until) {
             (false, ..) => Batches::Named(self.batches.clone()),
             (true, None, None) => Batches::All,
             _ => Batches::Range { since, until },
-        }
+        })
+    }
+
+    /// Adds them to a command that names the same ones.
+    fn on(&self, invocation: Invocation) -> Invocation {
+        invocation
+            .option("--batch", &self.batches)
+            .option("--since", self.since)
+            .option("--until", self.until)
     }
 }
 
@@ -89,17 +99,19 @@ pub(crate) fn execute(args: &ManifestArgs, context: &Context) -> Outcome {
 }
 
 fn list(args: &ListArgs, context: &Context) -> Outcome {
+    let batches = args.which.batches()?;
     let (Some(workflow), _) = read_one(&args.file, &args.vars, context)? else {
         return Ok(exit::WORKFLOW);
     };
     let query = ManifestQuery {
-        batches: args.which.batches(),
+        batches,
         limit: args.limit,
     };
     let options = context.run_options();
+    let invocation = context.invocation("manifest list", &args.vars);
     let rows = block_on(async {
         let rows = stepwell_runner::manifest_list(&workflow, &options, &query).await;
-        rows.map_err(Failed::run(&workflow))
+        rows.map_err(Failed::run(&workflow, &invocation))
     })?;
     if args.json {
         context.output.json(&rows)?;

@@ -45,6 +45,9 @@ pub(crate) fn execute(args: &PlanArgs, context: &Context) -> Outcome {
         Err(files) => return refuse::<stepwell_runner::PlanReport>(&files, args.json, output),
     };
     let options = args.shared.options(context);
+    let invocation = args
+        .shared
+        .on(context.invocation("plan", &args.shared.vars));
     let plans = block_on(async {
         let stop = signals::listen(output)?;
         let plan = |w| stepwell_runner::plan(w, &components, &options, stop.clone());
@@ -62,8 +65,9 @@ pub(crate) fn execute(args: &PlanArgs, context: &Context) -> Outcome {
             }
             Err(error) => {
                 let code = exit::of_run(&error);
-                output.say(&failure::message(workflow, &error).render(&output.renderer()));
-                elements.push(Element::error(workflow, &error, code));
+                let message = failure::message(workflow, &error, &invocation);
+                output.say(&message.render(&output.renderer()));
+                elements.push(Element::error(workflow, &error, code, &invocation));
                 codes.push(code);
             }
         }

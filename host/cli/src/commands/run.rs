@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use futures_util::future::join_all;
-use jiff::civil::DateTime;
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use stepwell_runner::{Components, RunError, RunOptions, RunReport, Stop, Together};
 use stepwell_workflow::{PluginKind, Workflow};
 
@@ -13,12 +12,14 @@ use super::{Context, Outcome, Threads, block_on_threads, first_failure};
 use crate::exit;
 use crate::failed::Failed;
 use crate::files::{self, Read, Vars};
+use crate::invocation::Invocation;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::render::json::Element;
 use crate::render::message::Message;
 use crate::render::{failure, report};
 use crate::signals;
+use crate::times::parse_time;
 
 /// Process the batches that are new, and nothing if there are none
 ///
@@ -84,6 +85,14 @@ impl RunFlags {
             ..context.run_options()
         }
     }
+
+    /// Adds them to a command that is to do the same.
+    pub(crate) fn on(&self, invocation: Invocation) -> Invocation {
+        invocation
+            .flag("--full-refresh", self.full_refresh)
+            .option("--as-of", self.as_of)
+            .shared_with_plan()
+    }
 }
 
 /// What became of a workflow; none if it was not begun.
@@ -136,7 +145,13 @@ pub(crate) fn execute(args: &RunArgs, context: &Context) -> Outcome {
         })
     })?;
     output.finish();
-    tell(&workflows, ended, args.json, output)
+    let invocation = args
+        .shared
+        .on(context.invocation("run", &args.shared.vars))
+        .option("--max-batches", args.max_batches)
+        .option("--max-slices", args.max_slices)
+        .option("--from", &args.from);
+    tell(&workflows, ended, args.json, &invocation, output)
 }
 
 /// What the runs of one command share.
@@ -180,6 +195,7 @@ pub(super) fn tell(
     workflows: &[Workflow],
     ended: Vec<Ended>,
     json: bool,
+    invocation: &Invocation,
     output: &Output,
 ) -> Outcome {
     let mut summaries = Vec::new();
@@ -210,8 +226,8 @@ pub(super) fn tell(
             }
             Some(Err(error)) => {
                 let code = exit::of_run(&error);
-                say(failure::message(workflow, &error));
-                elements.push(Element::error(workflow, &error, code));
+                say(failure::message(workflow, &error, invocation));
+                elements.push(Element::error(workflow, &error, code, invocation));
                 codes.push(code);
             }
             None => {
@@ -245,33 +261,4 @@ pub(super) fn refuse<R: serde::Serialize>(files: &[Read], json: bool, output: &O
         output.json(&elements.collect::<Vec<_>>())?;
     }
     Ok(exit::WORKFLOW)
-}
-
-pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
-    if let Ok(time) = text.parse::<Timestamp>() {
-        return Ok(time);
-    }
-    let civil = text.parse::<DateTime>().ok();
-    let zoned = civil.and_then(|civil| civil.to_zoned(TimeZone::UTC).ok());
-    let time = zoned.map(|zoned| zoned.timestamp());
-    time.ok_or_else(|| "expected a time as 2026-01-31T06:00:00Z, or a date".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_in_utc_unless_they_have_a_zone() {
-        for (text, time) in [
-            ("2026-01-31T06:00:00Z", "2026-01-31T06:00:00Z"),
-            ("2026-01-31T06:00:00+02:00", "2026-01-31T04:00:00Z"),
-            ("2026-01-31 06:00:00", "2026-01-31T06:00:00Z"),
-            ("2026-01-31", "2026-01-31T00:00:00Z"),
-        ] {
-            assert_eq!(parse_time(text).map(|t| t.to_string()), Ok(time.to_owned()));
-        }
-        assert!(parse_time("yesterday").is_err());
-        assert!(parse_time("2026-02-30").is_err());
-    }
 }

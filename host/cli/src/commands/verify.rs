@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, value_parser};
 use stepwell_runner::{Sample, VerifyOptions, VerifyReport};
 
-use super::run::{parse_time, refuse};
+use super::run::refuse;
 use super::{Context, Outcome, block_on, first_failure};
 use crate::exit;
 use crate::files::{self, Vars};
@@ -13,6 +13,7 @@ use crate::progress::Progress;
 use crate::render::json::Element;
 use crate::render::{failure, verify};
 use crate::signals;
+use crate::times::{check_stretch, parse_time};
 
 /// Compare derived tables with a rebuild, and say which keys and columns differ
 ///
@@ -53,7 +54,7 @@ pub(crate) struct VerifyArgs {
     until: Option<jiff::Timestamp>,
     /// Only some of the keys: a share (`1%`) or a number (`500`), chosen by a hash of the key
     #[arg(long, value_name = "SHARE|N", value_parser = parse_sample)]
-    sample: Option<Sample>,
+    sample: Option<Chosen>,
     /// Another seed chooses other keys
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -69,6 +70,7 @@ pub(crate) struct VerifyArgs {
 }
 
 pub(crate) fn execute(args: &VerifyArgs, context: &Context) -> Outcome {
+    check_stretch(args.since, args.until)?;
     let output = &context.output;
     let mut components = context.components();
     let files = files::read(&args.files, &args.vars, &mut components);
@@ -80,11 +82,17 @@ pub(crate) fn execute(args: &VerifyArgs, context: &Context) -> Outcome {
     let what = VerifyOptions {
         since: args.since,
         until: args.until,
-        sample: args.sample,
+        sample: args.sample.as_ref().map(|chosen| chosen.sample),
         seed: args.seed,
         limit: args.limit,
     };
     let options = context.run_options();
+    let invocation = context
+        .invocation("verify", &args.vars)
+        .option("--since", args.since)
+        .option("--until", args.until)
+        .option("--sample", args.sample.as_ref().map(|chosen| &chosen.text))
+        .option("--seed", (args.seed != 0).then_some(args.seed));
     let progress = Progress::new(output, workflows.iter().map(|w| w.playbook.as_str()));
     let found = block_on(async {
         let stop = signals::listen(output)?;
@@ -105,13 +113,19 @@ pub(crate) fn execute(args: &VerifyArgs, context: &Context) -> Outcome {
         match found {
             Ok(report) => {
                 codes.push(code(&report));
-                texts.push(verify::text(&report, output.heading()));
+                texts.push(verify::text(
+                    &report,
+                    workflow,
+                    &invocation,
+                    output.heading(),
+                ));
                 elements.push(Element::report(workflow, report));
             }
             Err(error) => {
                 let code = exit::of_run(&error);
-                output.say(&failure::message(workflow, &error).render(&output.renderer()));
-                elements.push(Element::error(workflow, &error, code));
+                let message = failure::message(workflow, &error, &invocation);
+                output.say(&message.render(&output.renderer()));
+                elements.push(Element::error(workflow, &error, code, &invocation));
                 codes.push(code);
             }
         }
@@ -136,20 +150,31 @@ fn code(report: &VerifyReport) -> u8 {
     }
 }
 
-fn parse_sample(text: &str) -> Result<Sample, String> {
+/// A sample, and how it was written.
+#[derive(Debug, Clone, PartialEq)]
+struct Chosen {
+    sample: Sample,
+    text: String,
+}
+
+fn parse_sample(text: &str) -> Result<Chosen, String> {
+    let chosen = |sample| Chosen {
+        sample,
+        text: text.to_owned(),
+    };
     let expected =
         || "expected a share as 1%, more than 0% and at most 100%, or a number of keys".to_owned();
     match text.strip_suffix('%') {
         Some(percent) => {
             let percent: f64 = percent.trim().parse().map_err(|_| expected())?;
             match percent > 0.0 && percent <= 100.0 {
-                true => Ok(Sample::Share(percent / 100.0)),
+                true => Ok(chosen(Sample::Share(percent / 100.0))),
                 false => Err(expected()),
             }
         }
         None => match text.parse() {
             Ok(0) | Err(_) => Err(expected()),
-            Ok(keys) => Ok(Sample::Keys(keys)),
+            Ok(keys) => Ok(chosen(Sample::Keys(keys))),
         },
     }
 }
@@ -160,8 +185,9 @@ mod tests {
 
     #[test]
     fn a_sample_is_a_share_or_a_number() {
-        assert_eq!(parse_sample("1%"), Ok(Sample::Share(0.01)));
-        assert_eq!(parse_sample("500"), Ok(Sample::Keys(500)));
+        let sample = |text: &str| parse_sample(text).map(|chosen| chosen.sample);
+        assert_eq!(sample("1%"), Ok(Sample::Share(0.01)));
+        assert_eq!(sample("500"), Ok(Sample::Keys(500)));
         for wrong in ["0%", "101%", "0", "-1", "NaN%", "few"] {
             assert!(parse_sample(wrong).is_err(), "{wrong}");
         }

@@ -10,12 +10,17 @@ use stepwell_warehouse::{StatementError, WarehouseError};
 use stepwell_workflow::{Span, Workflow};
 
 use super::message::{Excerpt, Message, Place};
+use crate::invocation::{Invocation, quoted};
 
 /// Lines of a crashed plugin's log, and functions that it was in, that are shown.
 const CRASH_LINES_MAX: usize = 5;
 
 /// Returns the message for an error of work on a workflow.
-pub(crate) fn message<'a>(workflow: &'a Workflow, error: &'a RunError) -> Message<'a> {
+pub(crate) fn message<'a>(
+    workflow: &'a Workflow,
+    error: &'a RunError,
+    invocation: &Invocation,
+) -> Message<'a> {
     let mut message = Message::error(headline(error)).at(place(workflow, error));
     message.statement = excerpt(error);
     for cause in causes(&message.headline, error.source()) {
@@ -29,8 +34,8 @@ pub(crate) fn message<'a>(workflow: &'a Workflow, error: &'a RunError) -> Messag
         message = message.remark("state", error.state.to_string());
     }
     message
-        .remark_if("help", help(workflow, error))
-        .remark_if("help", going_on(workflow, error))
+        .remark_if("help", help(workflow, error, invocation))
+        .remark_if("help", going_on(workflow, error, invocation))
         .remark_if("run", error.run_id.as_ref())
 }
 
@@ -69,36 +74,44 @@ pub(crate) fn headline(error: &RunError) -> String {
         (Problem::Stopped { .. }, Some(step)) => {
             format!("{} in step \"{}\"", error.problem, step.id)
         }
+        (Problem::NotABatch { batch, .. }, _) => {
+            format!("--batch {}: {}", quoted(batch), error.problem)
+        }
         _ => error.to_string(),
     }
 }
 
-/// What to do next.
-pub(crate) fn help(workflow: &Workflow, error: &RunError) -> Option<String> {
+/// What to do next. Commands in it do what the one at hand did.
+pub(crate) fn help(
+    workflow: &Workflow,
+    error: &RunError,
+    invocation: &Invocation,
+) -> Option<String> {
     let own = match &*error.problem {
         Problem::Local { source } => source.help(),
         _ => error.help(),
     };
     let help = own.or_else(|| {
-        let general = match &*error.problem {
-            Problem::Statement { .. } => {
-                "mend it and run again; `stepwell plan <workflow>` shows the SQL of each step"
-            }
-            Problem::Stopped { .. } => "run again to go on: `stepwell run <workflow>`",
-            _ => return None,
-        };
-        Some(general.to_owned())
+        let again = invocation.again(workflow);
+        match &*error.problem {
+            Problem::Statement { .. } if invocation.is_run() => Some(format!(
+                "mend it and run again; `{}` shows the SQL of each step",
+                invocation.plan(workflow)
+            )),
+            Problem::Statement { .. } => Some(format!("mend it and run again: `{again}`")),
+            Problem::Stopped { .. } => Some(format!("run again to go on: `{again}`")),
+            _ => None,
+        }
     });
-    let path = workflow.source_file.path.display().to_string();
-    help.map(|help| help.replace("<workflow>", &path))
+    help.map(|help| help.replace("<workflow>", &invocation.file(workflow)))
 }
 
 /// How to go on without doing again what is done.
-fn going_on(workflow: &Workflow, error: &RunError) -> Option<String> {
+fn going_on(workflow: &Workflow, error: &RunError, invocation: &Invocation) -> Option<String> {
     let step = error.continue_from.as_deref()?;
-    let path = workflow.source_file.path.display();
     Some(format!(
-        "what is done need not be done again: `stepwell run {path} --from {step}`"
+        "what is done need not be done again: `{}`",
+        invocation.from(step, workflow)
     ))
 }
 

@@ -9,6 +9,7 @@ use stepwell_workflow::{Problem, SourceFile, Workflow};
 
 use super::failure;
 use super::problems;
+use crate::invocation::Invocation;
 
 /// What became of a file.
 #[derive(Debug, Serialize)]
@@ -128,7 +129,12 @@ impl<R> Element<R> {
         }))
     }
 
-    pub(crate) fn error(workflow: &Workflow, error: &RunError, exit_code: u8) -> Self {
+    pub(crate) fn error(
+        workflow: &Workflow,
+        error: &RunError,
+        exit_code: u8,
+        invocation: &Invocation,
+    ) -> Self {
         let file = &workflow.source_file;
         let step = error.step.as_deref();
         let place = failure::span_of(workflow, error).map(|span| file.line_column(span.start));
@@ -162,7 +168,7 @@ impl<R> Element<R> {
             detail: server.and_then(|server| server.detail.clone()),
             hint: server.and_then(|server| server.hint.clone()),
             state: Some(state(error.state)),
-            help: failure::help(workflow, error),
+            help: failure::help(workflow, error, invocation),
             continue_from: error.continue_from.clone(),
             run_id: error.run_id.clone(),
             problems: vec![],
@@ -213,7 +219,8 @@ mod tests {
                 "steps",
                 "retries",
                 "left",
-                "continues"
+                "continues",
+                "replayed_keys"
             ]
         );
         assert_eq!(value["file"], "w/sessions.yaml");
@@ -223,7 +230,12 @@ mod tests {
 
     #[test]
     fn an_error_says_all_that_is_known() {
-        let element = Element::<()>::error(&workflow(), &statement_error(), exit::STEP);
+        let element = Element::<()>::error(
+            &workflow(),
+            &statement_error(),
+            exit::STEP,
+            &Invocation::run(),
+        );
         assert_eq!(
             value(&element),
             json!({

@@ -31,10 +31,16 @@ pub(crate) fn summary(report: &RunReport, heading: Style) -> String {
     let continues = report.continues.as_ref().map_or(String::new(), |run| {
         format!("note: went on with run {run}, which failed\n")
     });
+    let what = match report.replayed_keys {
+        Some(keys) => format!("{} computed again", count(keys, "key", "keys")),
+        None => format!(
+            "{} with {}",
+            count(report.batches, "batch", "batches"),
+            count(report.events, "event", "events")
+        ),
+    };
     format!(
-        "{heading}{playbook}: {} with {}{slices}, {took}{heading:#}\n\n{}\n{}{left}{continues}run {} as of {}\n",
-        count(report.batches, "batch", "batches"),
-        count(report.events, "event", "events"),
+        "{heading}{playbook}: {what}{slices}, {took}{heading:#}\n\n{}\n{}{left}{continues}run {} as of {}\n",
         steps(report),
         remarks(report),
         report.run_id,
@@ -190,6 +196,7 @@ pub(crate) mod tests {
             retries: vec![],
             left: 0,
             continues: None,
+            replayed_keys: None,
         }
     }
 
@@ -219,6 +226,18 @@ run 0192 as of 2026-01-31T02:05:00Z
         let text = summary(&report, Style::new());
         assert!(text.starts_with("sessions: 3 batches with 8,452 events in 4 slices, 1.2 s\n"));
         assert!(!text.contains('\x1b'));
+        let replay = RunReport {
+            replayed_keys: Some(1),
+            batches: 0,
+            events: 0,
+            passes: 1,
+            ..report
+        };
+        let text = summary(&replay, Style::new());
+        assert!(
+            text.starts_with("sessions: 1 key computed again, 1.2 s\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,14 +1,26 @@
-//! What a verification found.
+//! What a verification found, and the commands that mend it.
 
 use clap::builder::styling::Style;
+use jiff::{Timestamp, ToSpan, Unit};
 use stepwell_runner::VerifyReport;
-use stepwell_runner::verified::{BatchKind, Batches, Row, Table};
+use stepwell_runner::verified::{Batch, BatchKind, Batches, Row, Table};
+use stepwell_workflow::Workflow;
 
 use super::table::{Column, table};
 use super::words::{clean, count, milliseconds, number};
+use crate::invocation::{Invocation, quoted};
+use crate::times::parse_time;
 
-/// Returns the findings, with a line end.
-pub(crate) fn text(report: &VerifyReport, heading: Style) -> String {
+/// Most batches, and most keys, that a command names one by one.
+const NAMED_MAX: usize = 5;
+
+/// Returns the findings, with a line end. An empty line stands between their parts.
+pub(crate) fn text(
+    report: &VerifyReport,
+    workflow: &Workflow,
+    invocation: &Invocation,
+    heading: Style,
+) -> String {
     let wrong: u64 = report.tables.iter().map(Table::wrong).sum();
     let words = match (report.differs, wrong) {
         (false, _) => "no row differs".to_owned(),
@@ -16,16 +28,51 @@ pub(crate) fn text(report: &VerifyReport, heading: Style) -> String {
         (true, _) => count(wrong, "row differs", "rows differ"),
     };
     let took = milliseconds(report.duration_ms as f64);
-    let mut text = format!(
-        "{heading}{}: {words} from a rebuild, {took}{heading:#}\n\n",
-        report.playbook
-    );
-    text += &tables(&report.tables);
+    let mut parts = vec![
+        format!(
+            "{heading}{}: {words} from a rebuild, {took}{heading:#}\n",
+            report.playbook
+        ),
+        tables(&report.tables),
+    ];
     for table in &report.tables {
-        text += &details(table);
+        parts.extend(details(table));
     }
     if let Some(found) = &report.batches {
-        text += &batches(found);
+        parts.extend(batches(found));
+    }
+    parts.push(notes(report));
+    let mends = mends(report, workflow, invocation);
+    parts.push(mends.iter().map(|mend| format!("help: {mend}\n")).collect());
+    parts.retain(|part| !part.is_empty());
+    parts.join("\n")
+}
+
+fn notes(report: &VerifyReport) -> String {
+    let mut text = String::new();
+    for table in &report.tables {
+        if table.unsettled > 0 {
+            text += &format!(
+                "note: {}: {} in batches that grow {} not compared; the next run computes {} again\n",
+                table.table,
+                count(table.unsettled, "key", "keys"),
+                if table.unsettled == 1 { "was" } else { "were" },
+                if table.unsettled == 1 { "it" } else { "them" },
+            );
+        }
+        if table.frozen > 0 {
+            text += &format!(
+                "note: {}: {} with events too far apart {} not compared; runs may leave {} (`runaway:`)\n",
+                table.table,
+                count(table.frozen, "key", "keys"),
+                if table.frozen == 1 { "was" } else { "were" },
+                if table.frozen == 1 {
+                    "its row as it is"
+                } else {
+                    "their rows as they are"
+                },
+            );
+        }
     }
     for left in &report.left_out {
         text += &format!(
@@ -38,6 +85,123 @@ pub(crate) fn text(report: &VerifyReport, heading: Style) -> String {
         text += &format!("note: {}\n", clean(note));
     }
     text
+}
+
+/// Returns the commands that put right what was found, each with what it does.
+fn mends(report: &VerifyReport, workflow: &Workflow, invocation: &Invocation) -> Vec<String> {
+    let mut mends = Vec::new();
+    let named = report.batches.iter().flat_map(|found| &found.named);
+    let (unknown, replayed): (Vec<&Batch>, Vec<&Batch>) = named
+        .filter(|batch| batch.kind.is_out_of_reach())
+        .partition(|batch| batch.kind == BatchKind::Unknown);
+    if !replayed.is_empty() {
+        let command = invocation.line("manifest replay", workflow, &which(&replayed));
+        let them = if replayed.len() == 1 { "it" } else { "them" };
+        mends.push(format!(
+            "no run comes by {them}; `{command}` processes {them}"
+        ));
+    }
+    if !unknown.is_empty() {
+        let command = invocation.line("manifest forget", workflow, &one_by_one(&unknown));
+        mends.push(format!(
+            "`{command}` takes out of the manifest what the source does not have"
+        ));
+    }
+    if report.differs {
+        let refresh = invocation.line("run", workflow, &["--full-refresh".to_owned()]);
+        mends.push(match keys(report, workflow, invocation) {
+            Some(replay) => {
+                format!("`{replay}` computes these rows again, `{refresh}` all of them")
+            }
+            None => format!("`{refresh}` computes all rows again"),
+        });
+    }
+    mends
+}
+
+/// The options that name batches: one by one where they are few, or the stretch of time that their events lie in.
+fn which(batches: &[&Batch]) -> Vec<String> {
+    // What stands for all batches before another one is no name of a batch.
+    let several = batches.iter().any(|batch| batch.stands_for_others());
+    if batches.len() <= NAMED_MAX && !several {
+        return one_by_one(batches);
+    }
+    let time = |text: &Option<String>| text.as_deref().and_then(|text| parse_time(text).ok());
+    let first = batches.iter().filter_map(|batch| time(&batch.first_time));
+    let last = batches.iter().filter_map(|batch| time(&batch.last_time));
+    match (first.min(), last.max().and_then(second_after)) {
+        (Some(since), Some(until)) => vec![
+            "--since".to_owned(),
+            since.to_string(),
+            "--until".to_owned(),
+            until.to_string(),
+        ],
+        // None of them has an event any more, or their times are beyond what is a time here.
+        _ => one_by_one(batches),
+    }
+}
+
+fn one_by_one(batches: &[&Batch]) -> Vec<String> {
+    let names = batches.iter().filter(|batch| !batch.stands_for_others());
+    names
+        .flat_map(|batch| ["--batch".to_owned(), clean(&batch.batch)])
+        .collect()
+}
+
+/// The first whole second after a time, which a bound that is excluded has to be.
+fn second_after(time: Timestamp) -> Option<Timestamp> {
+    let next = time.checked_add(1.second()).ok()?;
+    let whole = jiff::TimestampRound::new()
+        .smallest(Unit::Second)
+        .mode(jiff::RoundMode::Trunc);
+    next.round(whole).ok()
+}
+
+/// Returns the command that computes the rows again which differ, where all of them are named and a shell can say them.
+fn keys(report: &VerifyReport, workflow: &Workflow, invocation: &Invocation) -> Option<String> {
+    let mut wrong = report.tables.iter().filter(|table| table.differs());
+    let (table, None) = (wrong.next()?, wrong.next()) else {
+        return None;
+    };
+    let mut collects = workflow
+        .steps
+        .iter()
+        .filter(|step| step.uses == "collect-ids");
+    let (step, None) = (collects.next()?, collects.next()) else {
+        return None;
+    };
+    // The rows of another table's keys.
+    let key = step.with.get("key")?;
+    let mut names: Vec<&str> = match (key.as_object(), key.as_array()) {
+        (Some(map), _) => map.keys().map(String::as_str).collect(),
+        (None, Some(list)) => list.iter().filter_map(|name| name.as_str()).collect(),
+        (None, None) => key.as_str().into_iter().collect(),
+    };
+    let mut own: Vec<&str> = table.key.iter().map(String::as_str).collect();
+    names.sort_unstable();
+    own.sort_unstable();
+    let all_named = table.named.len() as u64 == table.wrong() && table.named.len() <= NAMED_MAX;
+    if names != own || !all_named || !table.schema.is_empty() {
+        return None;
+    }
+    let mut lines = Vec::new();
+    if table.key.len() > 1 {
+        lines.push(quoted(&table.key.join(",")));
+    }
+    for row in &table.named {
+        let values: Option<Vec<&str>> = row.key.iter().map(Option::as_deref).collect();
+        let values = values?;
+        let plain = |value: &&str| {
+            !value.is_empty() && !value.contains(|c: char| c.is_control() || matches!(c, ',' | '"'))
+        };
+        if !values.iter().all(plain) {
+            return None;
+        }
+        lines.push(quoted(&values.join(",")));
+    }
+    let replay = ["--keys".to_owned(), "-".to_owned()];
+    let replay = invocation.line("manifest replay", workflow, &replay);
+    Some(format!("printf '%s\\n' {} | {replay}", lines.join(" ")))
 }
 
 fn tables(tables: &[Table]) -> String {
@@ -68,22 +232,24 @@ fn tables(tables: &[Table]) -> String {
     )
 }
 
-fn details(found: &Table) -> String {
-    let mut text = String::new();
-    for words in &found.schema {
-        text += &format!("{}: {}\n", found.table, clean(words));
+/// The parts about one table; none where nothing is the matter with it.
+fn details(found: &Table) -> Vec<String> {
+    let mut words = String::new();
+    for difference in &found.schema {
+        words += &format!("{}: {}\n", found.table, clean(difference));
     }
     if !found.columns.is_empty() {
         let columns = found
             .columns
             .iter()
             .map(|column| format!("{} in {}", column.name, count(column.rows, "row", "rows")));
-        text += &format!(
+        words += &format!(
             "{}: {}\n",
             found.table,
             columns.collect::<Vec<_>>().join(", ")
         );
     }
+    let mut named = String::new();
     if !found.named.is_empty() {
         let columns = [
             Column::Text("key"),
@@ -91,23 +257,24 @@ fn details(found: &Table) -> String {
             Column::Text("derived"),
             Column::Text("rebuilt"),
         ];
-        text += &format!("\n{}\n", table(&columns, found.named.iter().flat_map(rows)));
+        named = table(&columns, found.named.iter().flat_map(rows));
     }
-    if found.unsettled > 0 {
-        text += &format!(
-            "note: {}: {} in batches that grow were not compared; the next run computes them again\n",
-            found.table,
-            count(found.unsettled, "key", "keys")
-        );
+    named += &and_more(found.wrong(), found.named.len(), "row", "rows");
+    [words, named]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect()
+}
+
+/// The line that says how many of all were not named; empty if none.
+fn and_more(all: u64, named: usize, one: &str, many: &str) -> String {
+    match all.saturating_sub(named as u64) {
+        0 => String::new(),
+        more => format!(
+            "  and {}; `--limit` says how many are named\n",
+            count(more, &format!("more {one}"), &format!("more {many}"))
+        ),
     }
-    if found.frozen > 0 {
-        text += &format!(
-            "note: {}: {} with events too far apart were not compared; runs may leave their rows as they are (`runaway:`)\n",
-            found.table,
-            count(found.frozen, "key", "keys")
-        );
-    }
-    text
 }
 
 /// A line for each value of a row that differs; one for a row that is missing or surplus.
@@ -141,9 +308,9 @@ fn rows(row: &Row) -> Vec<Vec<String>> {
     row.values.iter().map(line).collect()
 }
 
-fn batches(found: &Batches) -> String {
+fn batches(found: &Batches) -> Vec<String> {
     let mut text = format!(
-        "\n{} in the manifest",
+        "{} in the manifest",
         count(found.processed, "batch", "batches")
     );
     for (kind, n) in &found.counts {
@@ -151,16 +318,29 @@ fn batches(found: &Batches) -> String {
     }
     text += "\n";
     if found.events_without_batch > 0 {
-        let events = count(found.events_without_batch, "event", "events");
-        text += &format!("{events} without a batch or a time, which are not processed\n");
+        text += &format!(
+            "{} without a batch or a time, which {} not processed\n",
+            count(found.events_without_batch, "event", "events"),
+            if found.events_without_batch == 1 {
+                "is"
+            } else {
+                "are"
+            },
+        );
     }
     let named: Vec<_> = found
         .named
         .iter()
         .filter(|batch| batch.kind.is_out_of_reach())
         .collect();
+    // One row may stand for many of them.
+    let several = named.iter().any(|batch| batch.stands_for_others());
+    let more = match several {
+        true => String::new(),
+        false => and_more(found.out_of_reach(), named.len(), "batch", "batches"),
+    };
     if named.is_empty() {
-        return text;
+        return vec![text + &more];
     }
     let columns = [
         Column::Text("batch"),
@@ -181,9 +361,7 @@ fn batches(found: &Batches) -> String {
             or_none(&batch.last_time),
         ]
     });
-    text + "\n"
-        + &table(&columns, rows)
-        + "No run comes by these; `stepwell manifest replay` does.\n"
+    vec![text, table(&columns, rows) + &more]
 }
 
 fn word(kind: BatchKind) -> &'static str {
@@ -196,3 +374,6 @@ fn word(kind: BatchKind) -> &'static str {
         BatchKind::Unknown => "unknown",
     }
 }
+
+#[cfg(test)]
+mod tests;

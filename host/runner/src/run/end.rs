@@ -61,6 +61,7 @@ impl Context<'_> {
                     retries: self.retries.taken(),
                     left: totals.left,
                     continues,
+                    replayed_keys: self.replayed_keys,
                 })
             }
             Err(mut error) => {

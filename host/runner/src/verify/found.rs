@@ -53,6 +53,13 @@ pub struct Batch {
     pub last_time: Option<String>,
 }
 
+impl Batch {
+    /// Whether it is no batch, but all before one that have no row in the manifest.
+    pub fn stands_for_others(&self) -> bool {
+        self.batch.starts_with("before ")
+    }
+}
+
 /// What is the matter with a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -52,7 +52,7 @@ pub(super) struct ForgetArgs {
 }
 
 pub(super) fn execute(args: &ForgetArgs, context: &Context) -> Outcome {
-    let which = args.which.batches();
+    let which = args.which.batches()?;
     if which == Batches::All && !args.all {
         return Err(Failed::Usage {
             message: "which batches?".into(),
@@ -63,9 +63,14 @@ pub(super) fn execute(args: &ForgetArgs, context: &Context) -> Outcome {
         return Ok(exit::WORKFLOW);
     };
     let (options, output) = (context.run_options(), &context.output);
+    let invocation = args
+        .which
+        .on(context.invocation("manifest forget", &args.vars))
+        .flag("--all", args.all)
+        .flag("--yes", args.yes);
     let found = block_on(async {
         let found = stepwell_runner::forgettable(&workflow, &options, &which).await;
-        found.map_err(Failed::run(&workflow))
+        found.map_err(Failed::run(&workflow, &invocation))
     })?;
     output.say(&preview(&found));
     let names: Vec<String> = found.rows.iter().map(|row| row.batch.clone()).collect();
@@ -78,7 +83,7 @@ pub(super) fn execute(args: &ForgetArgs, context: &Context) -> Outcome {
     }
     let report = block_on(async {
         let report = stepwell_runner::forget(&workflow, &options, &names).await;
-        report.map_err(Failed::run(&workflow))
+        report.map_err(Failed::run(&workflow, &invocation))
     })?;
     match args.json {
         true => output.json(&report)?,

@@ -1,10 +1,11 @@
 //! `stepwell manifest replay`: processes batches or keys again.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use clap::Args;
-use stepwell_runner::{Batches, Keys, Replay, RunOptions};
+use stepwell_runner::{Batches, Keys, Problem, Replay, RunError, RunOptions};
+use stepwell_sandbox::CallError;
 
 use super::Which;
 use crate::commands::run::{Runs, tell};
@@ -13,6 +14,7 @@ use crate::exit;
 use crate::failed::Failed;
 use crate::files::Vars;
 use crate::progress::Progress;
+use crate::render::words::{count, number};
 use crate::signals;
 
 /// Most keys, and most bytes of their file: they travel to the steps in one piece.
@@ -57,7 +59,7 @@ pub(super) struct ReplayArgs {
 }
 
 pub(super) fn execute(args: &ReplayArgs, context: &Context) -> Outcome {
-    let replay = match (&args.keys, args.which.batches()) {
+    let replay = match (&args.keys, args.which.batches()?) {
         (Some(file), _) => Replay::Keys(keys(file, args.step.clone())?),
         (None, Batches::Named(batches)) => Replay::Batches(batches),
         (None, Batches::Range { since, until }) => Replay::Range { since, until },
@@ -85,6 +87,12 @@ pub(super) fn execute(args: &ReplayArgs, context: &Context) -> Outcome {
         });
     }
     let output = &context.output;
+    let keys = args.keys.iter().map(|file| file.display());
+    let invocation = args
+        .which
+        .on(context.invocation("manifest replay", &args.vars))
+        .option("--keys", keys)
+        .option("--step", &args.step);
     let options = RunOptions {
         replay: Some(replay),
         ..context.run_options()
@@ -100,13 +108,23 @@ pub(super) fn execute(args: &ReplayArgs, context: &Context) -> Outcome {
         Ok(runs.one(&workflows[0]).await)
     })?;
     output.finish();
-    tell(&workflows, vec![Some(ended)], args.json, output)
+    if let (Some(file), Err(error)) = (&args.keys, &ended)
+        && let Some(failed) = of_other_columns(file, error)
+    {
+        return Err(failed);
+    }
+    tell(
+        &workflows,
+        vec![Some(ended)],
+        args.json,
+        &invocation,
+        output,
+    )
 }
 
 fn keys(file: &Path, step: Option<String>) -> Result<Keys, Failed> {
     use std::io::Read;
 
-    let doing = || format!("could not read keys from {}", file.display());
     let mut text = String::new();
     let read = match file.as_os_str() == "-" {
         true => std::io::stdin()
@@ -115,7 +133,14 @@ fn keys(file: &Path, step: Option<String>) -> Result<Keys, Failed> {
         false => std::fs::File::open(file)
             .and_then(|file| file.take(KEYS_BYTES_MAX + 1).read_to_string(&mut text)),
     };
-    read.with_context(doing)?;
+    read.map_err(|error| match error.kind() {
+        ErrorKind::InvalidData => usage(file, "it is not UTF-8", "Write it in UTF-8."),
+        _ => usage(
+            file,
+            &format!("it could not be read: {error}"),
+            "Name a file with one key a line, or `-` for stdin.",
+        ),
+    })?;
     if text.len() as u64 > KEYS_BYTES_MAX {
         return Err(usage(
             file,
@@ -123,13 +148,8 @@ fn keys(file: &Path, step: Option<String>) -> Result<Keys, Failed> {
             "Replay them in several parts.",
         ));
     }
-    let (columns, rows) = parse(&text).map_err(|message| {
-        usage(
-            file,
-            &message,
-            "Write one key a line, or CSV whose first line names the key's columns.",
-        )
-    })?;
+    let form = "Write one key a line, or CSV whose first line names the key's columns.";
+    let (columns, rows) = parse(&text).map_err(|message| usage(file, &message, form))?;
     Ok(Keys {
         step,
         columns,
@@ -139,9 +159,21 @@ fn keys(file: &Path, step: Option<String>) -> Result<Keys, Failed> {
 
 fn usage(file: &Path, message: &str, help: &str) -> Failed {
     Failed::Usage {
-        message: format!("{}: {message}", file.display()),
+        message: format!("--keys {}: {message}", file.display()),
         help: help.to_owned(),
     }
+}
+
+/// The error where the step that takes the keys has a key of other columns: the file's mistake, not the step's.
+fn of_other_columns(file: &Path, error: &RunError) -> Option<Failed> {
+    let Problem::Plugin {
+        source: CallError::Failure(failure),
+    } = &*error.problem
+    else {
+        return None;
+    };
+    let help = failure.help.as_deref().unwrap_or_default();
+    (failure.code == "other-key").then(|| usage(file, &failure.message, help))
 }
 
 type Parsed = (Option<Vec<String>>, Vec<Vec<String>>);
@@ -150,65 +182,89 @@ type Parsed = (Option<Vec<String>>, Vec<Vec<String>>);
 fn parse(text: &str) -> Result<Parsed, String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let csv = text.lines().next().is_some_and(|line| line.contains(','));
-    let mut rows = match csv {
+    let mut records = match csv {
         true => records(text)?,
         false => {
-            let lines = text.lines().map(|line| line.trim_end_matches('\r'));
+            let lines = text
+                .lines()
+                .map(|line| line.trim_end_matches('\r'))
+                .zip(1..);
+            let lines = lines.filter(|(line, _)| !line.is_empty());
             lines
-                .filter(|line| !line.is_empty())
-                .map(|line| vec![line.to_owned()])
+                .map(|(line, at)| (at, vec![line.to_owned()]))
                 .collect()
         }
     };
-    let columns = csv.then(|| rows.remove(0));
+    let columns = match csv {
+        true => Some(records.remove(0).1),
+        false => None,
+    };
     if let Some(columns) = &columns {
-        let short = rows.iter().position(|row| row.len() != columns.len());
-        if let Some(at) = short {
+        if records.is_empty() {
             return Err(format!(
-                "key {} has {} values, expected {}",
-                at + 1,
-                rows[at].len(),
+                "it holds no key: its first line has a comma, so it names the columns {} of the keys below it, and \
+                 there are none",
+                columns.join(" and ")
+            ));
+        }
+        let short = records.iter().find(|(_, row)| row.len() != columns.len());
+        if let Some((line, row)) = short {
+            return Err(format!(
+                "line {line} has {}, expected {} as in the first line",
+                count(row.len() as u64, "value", "values"),
                 columns.len()
             ));
         }
     }
-    match rows.len() {
+    match records.len() {
         0 => Err("it holds no key".to_owned()),
-        n if n > KEYS_MAX => Err(format!("it holds {n} keys, expected at most {KEYS_MAX}")),
-        _ => Ok((columns, rows)),
+        n if n > KEYS_MAX => Err(format!(
+            "it holds {} keys, expected at most {}",
+            number(n as u64),
+            number(KEYS_MAX as u64)
+        )),
+        _ => Ok((columns, records.into_iter().map(|(_, row)| row).collect())),
     }
 }
 
-/// The records of CSV by RFC 4180: values may stand in double quotes, in which two of them are one.
-fn records(text: &str) -> Result<Vec<Vec<String>>, String> {
+/// The records of CSV by RFC 4180, each with the line on which it begins, from 1: values may stand in double quotes, in
+/// which two of them are one.
+fn records(text: &str) -> Result<Vec<(usize, Vec<String>)>, String> {
     let (mut records, mut record, mut value) = (Vec::new(), Vec::new(), String::new());
-    let mut quoted = false;
+    let (mut quoted, mut line, mut begun, mut opened) = (false, 1, 1, 1);
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
+        if c == '\n' {
+            line += 1;
+        }
         match c {
             '"' if quoted && chars.peek() == Some(&'"') => {
                 chars.next();
                 value.push('"');
             }
-            '"' if quoted || value.is_empty() => quoted = !quoted,
+            '"' if quoted || value.is_empty() => {
+                quoted = !quoted;
+                opened = line;
+            }
             c if quoted => value.push(c),
             ',' => record.push(std::mem::take(&mut value)),
             '\r' if chars.peek() == Some(&'\n') => {}
             '\n' => {
                 record.push(std::mem::take(&mut value));
-                records.push(std::mem::take(&mut record));
+                records.push((begun, std::mem::take(&mut record)));
+                begun = line;
             }
             c => value.push(c),
         }
     }
     if quoted {
-        return Err("a double quote is never closed".to_owned());
+        return Err(format!("the double quote on line {opened} is never closed"));
     }
     if !value.is_empty() || !record.is_empty() {
         record.push(value);
-        records.push(record);
+        records.push((begun, record));
     }
-    records.retain(|record| record.len() > 1 || record.iter().any(|value| !value.is_empty()));
+    records.retain(|(_, record)| record.len() > 1 || record.iter().any(|value| !value.is_empty()));
     Ok(records)
 }
 
@@ -232,8 +288,21 @@ mod tests {
                 owned(&[&["a,\"b", "2026-01-01"], &["c", "2026-01-02"]])
             ))
         );
-        for wrong in ["", "\n", "a,b\n", "a,b\nc\n", "a,b\n\"c,d"] {
-            assert!(parse(wrong).is_err(), "{wrong:?}");
+        for (wrong, message) in [
+            ("", "it holds no key"),
+            ("\n", "it holds no key"),
+            (
+                "a,b\n",
+                "it holds no key: its first line has a comma, so it names the columns a and b of the keys below it, and \
+                 there are none",
+            ),
+            (
+                "a,b\n\"1\n2\",3\n\nc\n",
+                "line 5 has 1 value, expected 2 as in the first line",
+            ),
+            ("a,b\n\"c,d", "the double quote on line 2 is never closed"),
+        ] {
+            assert_eq!(parse(wrong), Err(message.to_owned()), "{wrong:?}");
         }
     }
 }

@@ -35,9 +35,10 @@ pub(crate) fn execute(args: &GrantsArgs, context: &Context) -> Outcome {
         return Ok(exit::WORKFLOW);
     };
     let options = context.run_options();
+    let invocation = context.invocation("plugin grants", &args.vars);
     let script = block_on(async {
         let script = stepwell_runner::grants(&workflow, &options).await;
-        script.map_err(Failed::run(&workflow))
+        script.map_err(Failed::run(&workflow, &invocation))
     })?;
     match script.is_empty() {
         true => context

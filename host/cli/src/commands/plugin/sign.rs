@@ -301,6 +301,7 @@ mod tests {
         Context {
             output: Output::plain(),
             project: folder.to_owned(),
+            named_project: None,
             site_trust: Vec::new(),
         }
     }

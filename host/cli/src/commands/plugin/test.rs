@@ -25,6 +25,7 @@ use super::{build, read_component};
 use crate::commands::{Context, Outcome, block_on};
 use crate::exit;
 use crate::failed::Failed;
+use crate::invocation::Invocation;
 use crate::render::words::{clean, count, duration};
 use crate::render::{failure, problems};
 use crate::signals;
@@ -290,8 +291,8 @@ impl<'a> Bench<'a> {
                 ));
             }
             (Err(error), fails) => {
-                let rendered =
-                    failure::message(workflow, &error).render(&self.context.output.renderer());
+                let rendered = failure::message(workflow, &error, &Invocation::run());
+                let rendered = rendered.render(&self.context.output.renderer());
                 if fails.as_ref().is_none_or(|words| !rendered.contains(words)) {
                     return Err(anyhow!("{rendered}"));
                 }

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use stepwell_warehouse::Target;
 use stepwell_workflow::Inputs;
 
 use super::*;
+use crate::files::Vars;
 
 pub(in crate::render) fn workflow() -> Workflow {
     let text = "\
@@ -24,12 +24,17 @@ steps:
     with:
       statements: SELECT 1
 ";
+    workflow_of("w/sessions.yaml", text, &[])
+}
+
+pub(crate) fn workflow_of(path: &str, text: &str, vars: &[(&str, &str)]) -> Workflow {
+    let vars = vars.iter().map(|&(k, v)| (k.to_owned(), v.to_owned()));
     let inputs = Inputs {
-        vars: BTreeMap::new(),
+        vars: vars.collect(),
         env: &|_| None,
     };
     let mut kinds = Components::new(stepwell_builtin::STEPS, None);
-    let read = Workflow::parse(Path::new("w/sessions.yaml"), text, &inputs, &mut kinds);
+    let read = Workflow::parse(Path::new(path), text, &inputs, &mut kinds);
     read.expect("a workflow").0
 }
 
@@ -77,7 +82,7 @@ pub(in crate::render) fn statement_error() -> RunError {
 
 fn text(error: &RunError) -> String {
     let workflow = workflow();
-    let text = message(&workflow, error).render(&Renderer::plain());
+    let text = message(&workflow, error, &Invocation::run()).render(&Renderer::plain());
     assert!(!text.contains("hunter2"), "{text}");
     text
 }
@@ -224,6 +229,28 @@ fn a_stopped_step_did_not_fail() {
         "{text}"
     );
     assert!(text.contains("= state: scratch tables written"), "{text}");
+    assert!(
+        text.contains("= help: run again to go on: `stepwell run w/sessions.yaml`\n"),
+        "{text}"
+    );
+
+    // A full refresh that was interrupted goes on as one.
+    let workflow = workflow();
+    let refresh = Invocation::run()
+        .flag("--full-refresh", true)
+        .option("--as-of", Some("2026-01-31T06:00:00Z"))
+        .shared_with_plan();
+    let text = message(&workflow, &error, &refresh).render(&Renderer::plain());
+    let again = "run again to go on: `stepwell run w/sessions.yaml --full-refresh --as-of 2026-01-31T06:00:00Z`";
+    assert!(text.contains(again), "{text}");
+    let text = message(&workflow, &statement_error(), &refresh).render(&Renderer::plain());
+    let plan = "`stepwell plan w/sessions.yaml --full-refresh --as-of 2026-01-31T06:00:00Z` shows the SQL of each step";
+    assert!(text.contains(plan), "{text}");
+    // What a verification or a replay runs no plan shows.
+    let verify = Invocation::new("verify", &Vars::default(), None).option("--sample", Some("1%"));
+    let text = message(&workflow, &statement_error(), &verify).render(&Renderer::plain());
+    let again = "= help: mend it and run again: `stepwell verify w/sessions.yaml --sample 1%`";
+    assert!(text.contains(again), "{text}");
 }
 
 #[test]
