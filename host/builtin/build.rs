@@ -11,6 +11,9 @@ use std::process::Command;
 
 const TARGET: &str = "wasm32-wasip2";
 
+/// What installs rustup, as <https://rustup.rs> has it.
+const RUSTUP: &str = "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh";
+
 fn main() {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"))
         .join("../..")
@@ -33,7 +36,11 @@ fn main() {
         println!("cargo::rerun-if-changed={}", root.join(watched).display());
     }
     let steps = steps(&root.join("plugins"));
-    ensure_target();
+    if let Err(missing) = ensure_target() {
+        // Cargo ends the build with this line. It would bury a panic, and all that a script says which fails.
+        println!("cargo::error={missing}");
+        return;
+    }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let target_dir = target_dir(&out);
     compile(&root, &steps, &target_dir);
@@ -57,8 +64,8 @@ fn steps(plugins: &Path) -> Vec<String> {
     names
 }
 
-/// Adds the target to the toolchain if it is missing.
-fn ensure_target() {
+/// Adds the target to the toolchain if it is missing, or says what does.
+fn ensure_target() -> Result<(), String> {
     let rustc = env::var_os("RUSTC").expect("cargo sets it");
     let installed = || {
         let output = Command::new(&rustc)
@@ -68,16 +75,28 @@ fn ensure_target() {
             .is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
     };
     if installed() {
-        return;
+        return Ok(());
     }
     let added = Command::new("rustup")
         .args(["target", "add", TARGET])
         .status();
-    assert!(
-        added.is_ok_and(|status| status.success()) && installed(),
-        "the steps are compiled for {TARGET}, which this toolchain does not have; \
-         install it with `rustup target add {TARGET}`"
-    );
+    let install = match added {
+        Ok(status) if status.success() && installed() => return Ok(()),
+        // A toolchain that rustup has and this one, of a distribution say, are not the same.
+        Ok(status) if status.success() => {
+            let rustc = rustc.display();
+            format!(
+                "this build uses {rustc}, which is not rustup's: put `~/.cargo/bin` first in PATH"
+            )
+        }
+        Ok(_) => format!("install it with `rustup target add {TARGET}`, which needs the network"),
+        Err(_) => format!(
+            "install rustup with `{RUSTUP}`, which brings the toolchain and the target with it"
+        ),
+    };
+    Err(format!(
+        "the steps are compiled for {TARGET}, which this toolchain does not have; {install}"
+    ))
 }
 
 /// A target directory of its own, beside the profiles: cargo holds a lock on the one that this build uses.

@@ -38,9 +38,11 @@ fn server() -> &'static LocalServer {
             settings: vec![("max_connections".into(), "200".into())],
         };
         let server = LocalServer::at(&temp(), options);
-        server
-            .ensure_running()
-            .expect("the tests need PostgreSQL's server programs");
+        server.ensure_running().unwrap_or_else(|error| {
+            // Debug would hide the command that installs what is missing.
+            let help = error.help().unwrap_or_default();
+            panic!("the tests run on a PostgreSQL server of their own: {error}; {help}")
+        });
         // SAFETY: `stop` touches only what outlives `main`: a static and the file system.
         unsafe { libc::atexit(stop) };
         server

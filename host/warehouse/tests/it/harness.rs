@@ -34,7 +34,11 @@ impl Server {
     pub fn with(settings: &[(&str, &str)]) -> Self {
         let dir = directory(0o755);
         let local = local_in(dir.path(), settings);
-        let target = local.ensure_running().expect("server runs");
+        let target = local.ensure_running().unwrap_or_else(|error| {
+            // Debug would hide the command that installs what is missing.
+            let help = error.help().unwrap_or_default();
+            panic!("the tests run on a PostgreSQL server of their own: {error}; {help}")
+        });
         Self { local, target, dir }
     }
 
