@@ -2,7 +2,24 @@
 
 use stepwell_runner::Outcome;
 
-use crate::harness::{Db, stream, workflow};
+use crate::harness::{Db, root, stream, workflow};
+
+/// The workflow that README shows is one that runs: that of the file, with more comments.
+#[test]
+fn the_readme_shows_a_workflow_that_runs() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).expect("a file");
+    let readme = read("README.md");
+    let (_, shown) = readme.split_once("```yaml\n").expect("an example");
+    let (shown, _) = shown.split_once("```").expect("its end");
+    let bare = |text: &str| -> Vec<String> {
+        let lines = text
+            .lines()
+            .map(|line| line.split(" # ").next().unwrap_or_default());
+        let lines = lines.map(|line| line.trim_end().to_owned());
+        lines.filter(|line| !line.is_empty()).collect()
+    };
+    assert_eq!(bare(shown), bare(&read("workflows/visitor_days.yaml")));
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn page_views_follow_the_context() {
