@@ -432,7 +432,9 @@ async fn a_table_without_its_manifest_is_refused() {
     db.sql("DELETE FROM derived.manifest").await;
     let error = db.run(&sessions).await.unwrap_err();
     assert!(
-        error.to_string().contains("has rows, though no batch"),
+        error
+            .to_string()
+            .contains("has rows, though playbook sessions never processed"),
         "{error}"
     );
 }

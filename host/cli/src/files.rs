@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use stepwell_runner::Components;
+use stepwell_sql::TableName;
 use stepwell_workflow::{FILE_BYTES_MAX, Inputs, Outcome, Problem, SourceFile, Workflow};
 
 use crate::failed::Failed;
@@ -50,14 +51,50 @@ impl From<Outcome> for Read {
 pub(crate) fn read(paths: &[PathBuf], vars: &Vars, components: &mut Components) -> Vec<Read> {
     let shares = shares(paths, vars);
     let env = |name: &str| std::env::var(name).ok();
-    paths
-        .iter()
-        .zip(shares)
-        .map(|(path, vars)| {
-            let inputs = Inputs { vars, env: &env };
-            Workflow::read(path, &inputs, components).into()
-        })
-        .collect()
+    let read = paths.iter().zip(shares).map(|(path, vars)| {
+        let inputs = Inputs { vars, env: &env };
+        Workflow::read(path, &inputs, components).into()
+    });
+    let mut files: Vec<Read> = read.collect();
+    refuse_shared_tables(&mut files);
+    files
+}
+
+/// Refuses a derived table that several playbooks write: each would take the other's rows for its own, and a full refresh
+/// of one would replace them all.
+fn refuse_shared_tables(files: &mut [Read]) {
+    let mut writers: BTreeMap<(Option<String>, TableName), (String, PathBuf)> = BTreeMap::new();
+    for read in files {
+        let Some(workflow) = &read.workflow else {
+            continue;
+        };
+        let playbook = workflow.playbook.as_str();
+        let url = workflow.warehouse.url.as_ref();
+        let url = url.map(|url| url.expose().to_owned());
+        let mut problems = Vec::new();
+        for step in &workflow.steps {
+            for table in &step.writes_tables {
+                let writer = writers
+                    .entry((url.clone(), table.clone()))
+                    .or_insert_with(|| (playbook.to_owned(), read.file.path.clone()));
+                if writer.0 != playbook {
+                    let message = format!(
+                        "table {table} is a derived table of two playbooks: {playbook}, and {} in {}",
+                        writer.0,
+                        writer.1.display()
+                    );
+                    let help = "each would take the other's rows for its own, and a full refresh of one would replace \
+                                them all: give one of them a table of its own";
+                    let problem = Problem::error(message).at(step.table_span(table));
+                    problems.push(problem.with_help(help));
+                }
+            }
+        }
+        if !problems.is_empty() {
+            read.problems.extend(problems);
+            read.workflow = None;
+        }
+    }
 }
 
 /// Reads and checks one file whose plugins need not be pinned yet. What comes of it is not to be run.
@@ -179,6 +216,63 @@ mod tests {
             panic!("two files of playbook x")
         };
         assert_eq!(message, "files a.yml and c.yml are both of playbook \"x\"");
+    }
+
+    #[test]
+    fn a_derived_table_has_one_playbook() {
+        let workflow = |playbook: &str, url: &str, table: &str| {
+            let text = format!(
+                "stepwell: 1
+playbook: {playbook}
+warehouse: {{ url: \"{url}\" }}
+source: {{ events: atomic.events, batch: etl_tstamp, time: collector_tstamp, event-id: event_id, lookback: 7 days }}
+steps:
+  - {{ id: new, uses: diff-manifest, with: {{ into: batches }} }}
+  - {{ id: ids, uses: collect-ids, with: {{ batches: batches, key: {{ id: sid }}, into: ids }} }}
+  - {{ id: rows, uses: aggregate, with: {{ ids: ids, into: rows, columns: {{ n: count(*) }} }} }}
+  - id: commit
+    uses: commit
+    with:
+      replace: [{{ table: {table}, from: rows, ids: ids }}]
+      manifest: batches
+"
+            );
+            let inputs = Inputs {
+                vars: BTreeMap::new(),
+                env: &|_| None,
+            };
+            let mut kinds = Components::new(stepwell_builtin::STEPS, None);
+            let path = PathBuf::from(format!("{playbook}.yml"));
+            Read::from(Workflow::parse(&path, &text, &inputs, &mut kinds))
+        };
+        let (here, there) = ("postgres://a/b", "postgres://c/d");
+        let refused = |mut files: Vec<Read>| {
+            refuse_shared_tables(&mut files);
+            files
+                .into_iter()
+                .filter(|read| read.workflow.is_none())
+                .collect::<Vec<_>>()
+        };
+        let found = refused(vec![
+            workflow("a", here, "derived.sessions"),
+            workflow("b", here, "derived.others"),
+            workflow("c", here, "derived.sessions"),
+        ]);
+        assert_eq!(found.len(), 1);
+        let (file, problem) = (&found[0].file, &found[0].problems[0]);
+        assert_eq!(
+            problem.message,
+            "table derived.sessions is a derived table of two playbooks: c, and a in a.yml"
+        );
+        let span = problem.span.expect("a place");
+        assert_eq!(&file.text[span.start..span.end], "derived.sessions");
+        // Another warehouse has a table of its own; one playbook in two files is refused by its name.
+        for second in [
+            workflow("c", there, "derived.sessions"),
+            workflow("a", here, "derived.sessions"),
+        ] {
+            assert!(refused(vec![workflow("a", here, "derived.sessions"), second]).is_empty());
+        }
     }
 
     #[test]

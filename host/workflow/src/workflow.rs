@@ -431,6 +431,17 @@ impl Step {
     pub fn setting_span(&self, pointer: &str) -> Option<Span> {
         nearest(&self.settings_spans, pointer)
     }
+
+    /// Returns the place of the first setting that is this table by name; that of the step's id if none is.
+    pub fn table_span(&self, table: &TableName) -> Span {
+        let names = |pointer: &str| {
+            let text = self.with.pointer(pointer).and_then(Value::as_str);
+            text.and_then(|text| text.parse().ok()).as_ref() == Some(table)
+        };
+        let mut spans = self.settings_spans.iter();
+        let found = spans.find(|(pointer, _)| names(pointer));
+        found.map_or(self.span, |(_, span)| *span)
+    }
 }
 
 /// Returns the place at a JSON pointer, or the nearest one above it.

@@ -169,16 +169,49 @@ fn check_life(
             );
             match ask.one(rows)?.first().and_then(|row| row.bool("filled")) {
                 // Rows of keys that are gone from the events would stay for ever.
-                Some(true) => Err(failure(
-                    format!("table {table} has rows, though no batch was ever processed into it"),
-                    "Run once with --full-refresh to replace its rows, or name another table.",
-                )
-                .into()),
+                Some(true) => {
+                    let others = ask.one(others(run)?)?;
+                    let others = others.first().and_then(|row| row.text("playbooks"));
+                    Err(failure(
+                        format!(
+                            "table {table} has rows, though playbook {} never processed a batch into it",
+                            run.playbook()
+                        ),
+                        &foreign_rows(others),
+                    )
+                    .into())
+                }
                 _ => Ok(()),
             }
         }
         _ => Ok(()),
     }
+}
+
+/// Asks which other playbooks note their batches in the manifest.
+fn others(run: &Run) -> Result<Question, Failure> {
+    let select = sql!(
+        "SELECT string_agg(playbook, ', ') AS playbooks
+        FROM (SELECT DISTINCT playbook FROM {manifest} WHERE playbook <> {playbook} ORDER BY playbook LIMIT 5) AS others",
+        manifest = run.manifest()?,
+        playbook = Literal(run.playbook()),
+    );
+    Ok(question("other playbooks of the manifest", select, vec![]))
+}
+
+/// What to do where a table has rows that this playbook did not write. A full refresh would replace those of another one,
+/// so that comes last.
+fn foreign_rows(others: Option<&str>) -> String {
+    let whose = match others {
+        Some(others) => {
+            format!("They may be another playbook's (the manifest has batches of {others} as well)")
+        }
+        None => "They may be another playbook's".to_owned(),
+    };
+    format!(
+        "{whose}: then name another table here, since a derived table belongs to one playbook alone. If they are nobody's, \
+         run once with --full-refresh, which replaces all rows of the table."
+    )
 }
 
 /// Rows whose key is not among the ids would never be replaced, and pile up.
@@ -761,12 +794,25 @@ mod tests {
         assert!(failure.help.unwrap().contains("--full-refresh"));
         let filled = conversation("fail", &[], &ROWS)
             .answer_first("columns of derived.sessions", columns(&ROWS))
-            .answer_first("rows of derived.sessions", flag("filled", true));
+            .answer_first("rows of derived.sessions", flag("filled", true))
+            .answer(
+                "other playbooks of the manifest",
+                rows(&["playbooks"], &[&[Some("theirs")]]),
+            );
         let failure = filled.outcome().0.unwrap_err();
         assert!(
             failure.message.contains("has rows, though"),
             "{}",
             failure.message
+        );
+        let help = failure.help.unwrap();
+        assert!(
+            help.starts_with("They may be another playbook's (the manifest has batches of theirs as well): then name another table"),
+            "{help}"
+        );
+        assert!(
+            help.find("another table") < help.find("--full-refresh"),
+            "{help}"
         );
     }
 
