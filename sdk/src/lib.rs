@@ -230,7 +230,8 @@ pub const CONTRACT: &str = "0.1.0";
 ///
 /// `name`, `summary`, `settings` and `plan` are required and stand in this order; then may follow `gate: true` for a step
 /// that decides whether there is a run at all, and `reads:`, `writes:` with relations that the step uses without a setting
-/// naming them: `events` (and contexts), `manifest`, `scratch` (all scratch tables of the playbook).
+/// naming them: `events` (and contexts, and the batches that ids come from), `manifest`, `scratch` (all scratch tables of
+/// the playbook).
 ///
 /// Where the target is not WebAssembly only the description is made, as `DESCRIPTION`, so that the crate can be tested
 /// natively.
@@ -281,7 +282,7 @@ macro_rules! export_planner {
 /// `name`, `summary`, `settings` and `shape` are as for [`export_planner!`], but that `shape` answers with a
 /// [`Shape`](reducer::Shape). `fold` is a type that implements [`Reducer`](reducer::Reducer); one that implements
 /// [`BatchReducer`](reducer::BatchReducer) is named with `batches` instead. Then may follow `reads:`, with relations that
-/// the SELECT uses without a setting naming them: `events` (and contexts), `manifest`.
+/// the SELECT uses without a setting naming them: `events` (and contexts, and the batches that ids come from), `manifest`.
 #[macro_export]
 macro_rules! export_reducer {
     (

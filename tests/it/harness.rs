@@ -93,6 +93,20 @@ impl OwnServer {
 }
 
 impl OwnServer {
+    /// Makes it the private server of the programs that run in a folder.
+    pub fn share_with(&self, folder: &Path) {
+        std::os::unix::fs::symlink(&self.directory, folder.join(".stepwell")).expect("a link");
+    }
+
+    pub fn status(&self) -> Status {
+        self.server.status().expect("a directory")
+    }
+
+    /// Stops it in good order.
+    pub fn stop(&self) {
+        self.server.stop().expect("it stops");
+    }
+
     /// Stops it in good order, and starts it again.
     pub fn restart(&self) {
         self.server.stop().expect("it stops");

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use stepwell_warehouse::local::Status;
 use tempfile::TempDir;
 
-use crate::harness::{Db, parse, root, share_server_with, stream};
+use crate::harness::{Db, OwnServer, parse, root, share_server_with, stream};
 use crate::program::Ended;
 
 /// A folder outside of the repository, and the program in it.
@@ -191,6 +192,7 @@ async fn a_new_planner_is_built_tested_run_pinned_and_signed() {
             GROUP BY 1",
     };
     let digest = new.is_made_and_runs(&db, &team).await;
+    leaves_servers_as_they_were(&team, new.step, &new.wasm());
     handed_on(&db, &team, new.step).await;
     pinned_and_signed(&team, new.step, &new.wasm(), &digest);
 }
@@ -223,6 +225,30 @@ async fn a_new_reducer_is_built_tested_and_run() {
     new.is_made_and_runs(&db, &team).await;
     let paused = format!("SELECT count(*) FROM {} WHERE pauses > 1", new.table());
     assert!(db.number(&paused).await > 0, "sessions with several pauses");
+}
+
+/// `plugin test` stops the private server where it had to start it, and leaves one that ran.
+fn leaves_servers_as_they_were(team: &Team, step: &str, wasm: &str) {
+    let server = OwnServer::start("left");
+    let folder = TempDir::new().expect("a folder");
+    server.share_with(folder.path());
+    let project = folder.path().display().to_string();
+    // One expectation of the fixture is wrong by now; for the server it does not matter what comes out.
+    let test = [
+        "plugin",
+        "test",
+        ".",
+        "--component",
+        wasm,
+        "--project",
+        &project,
+    ];
+    team.fails(10, step, &test);
+    assert!(matches!(server.status(), Status::Running { .. }));
+    server.stop();
+    let differs = team.fails(10, step, &test);
+    assert!(differs.contains("expected '3'"), "{differs}");
+    assert_eq!(server.status(), Status::Stopped);
 }
 
 /// Goal: who gets a plugin from somebody else comes to a run by doing what the program says, and nothing else; and the
@@ -314,10 +340,29 @@ fn pinned_and_signed(team: &Team, step: &str, wasm: &str, digest: &str) {
     );
     team.must(step, &["plugin", "sign", wasm, "--key", "other.key"]);
     let refused = team.fails(3, step, &["run", "workflow.yaml"]);
+    let not_trusted = format!("signed by {}, which is not trusted", other.trim());
+    assert!(refused.contains(&not_trusted), "{refused}");
+    let listed = team.must(step, &["plugin", "list", "workflow.yaml"]);
+    assert!(listed.contains(" unknown-key "), "{listed}");
+    assert!(listed.contains(&not_trusted), "{listed}");
+    // A signature file that the workflow names is one, whether or not it is required.
+    let unrequired = "require: nothing }\nplugins:";
+    team.edit(&workflow, "require: all }\nplugins:", unrequired);
+    let named = format!("    component: {wasm}\n    signature: nosig\n");
+    std::fs::write(team.path(&format!("{step}/nosig")), "none\n").expect("written");
+    let before = std::fs::read_to_string(team.path(&workflow)).expect("a file");
+    let (head, tail) = before.split_once("    component:").expect("a component");
+    let (_, tail) = tail.split_once('\n').expect("a line");
+    std::fs::write(team.path(&workflow), format!("{head}{named}{tail}")).expect("written");
+    let refused = team.fails(3, step, &["check", "workflow.yaml"]);
     assert!(
-        refused.contains(&format!("signed by {}, which is not trusted", other.trim())),
+        refused.contains("nosig does not sign the component"),
         "{refused}"
     );
+    assert!(refused.contains("|     signature: nosig\n"), "{refused}");
+    std::fs::write(team.path(&workflow), &before).expect("written");
+    team.must(step, &["check", "workflow.yaml"]);
+    team.edit(&workflow, unrequired, "require: all }\nplugins:");
     team.must(step, &["plugin", "sign", wasm, "--key", "ours.key"]);
     team.must(
         step,

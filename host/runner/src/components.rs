@@ -250,6 +250,7 @@ impl StepKinds for Components {
         let error = |message: String, help: &str| LoadError {
             message,
             help: Some(help.to_owned()),
+            at: None,
         };
         let most = match (plugin.limits.get(LimitKey::Component), plugin.trust) {
             (Some(most), _) => most,
@@ -280,14 +281,16 @@ impl StepKinds for Components {
         if let Some(pinned) = &plugin.digest
             && found.to_string() != format!("sha256:{pinned}")
         {
-            return Err(error(
-                format!(
-                    "component {} is not the one that is pinned: - sha256:{pinned}, + {found}{}",
-                    file.display(),
-                    says(&bytes)
-                ),
-                "If the change is wanted, look at what it is granted; `stepwell plugin pin` writes the new digest into the workflow file.",
-            ));
+            let message = format!(
+                "component {} is not the one that is pinned: - sha256:{pinned}, + {found}{}",
+                file.display(),
+                says(&bytes)
+            );
+            let help = "If the change is wanted, look at what it is granted; `stepwell plugin pin` writes the new digest into the workflow file.";
+            return Err(LoadError {
+                at: plugin.digest_span,
+                ..error(message, help)
+            });
         }
         trust::check(plugin, base, found, &self.0.site, trust)?;
         let description = describe(&bytes).map_err(|source| {

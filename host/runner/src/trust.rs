@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::Path;
 
 use stepwell_sandbox::Digest;
-use stepwell_signature::{FILE_BYTES_MAX, PublicKey, SignatureFile};
+use stepwell_signature::{FILE_BYTES_MAX, PublicKey, SignatureFile, VerifyError};
 use stepwell_workflow::{LoadError, PluginEntry, TrustPolicy};
 
 /// What a component's signature file says about it.
@@ -18,7 +18,9 @@ pub enum SignatureState {
     Unsigned,
     /// This key, one of those that count, signed it.
     Good(PublicKey),
-    /// There is a file, and no signature in it counts, for this reason.
+    /// This key signed it, and is none of those that count.
+    Unknown(PublicKey),
+    /// There is a file, and nobody's signature of this component in it, for this reason.
     Refused(String),
 }
 
@@ -32,16 +34,24 @@ impl SignatureState {
                 return Self::Refused(format!("could not read {}: {error}", file.display()));
             }
         };
-        let verified = text
-            .parse::<SignatureFile>()
-            .map_err(|error| error.to_string())
-            .and_then(|signatures| {
-                let verified = signatures.verify(digest.as_bytes(), keys);
-                verified.map_err(|error| error.to_string())
-            });
-        match verified {
+        let signatures: SignatureFile = match text.parse() {
+            Ok(signatures) => signatures,
+            Err(error) => return Self::Refused(error.to_string()),
+        };
+        match signatures.verify(digest.as_bytes(), keys) {
             Ok(key) => Self::Good(key),
-            Err(reason) => Self::Refused(reason),
+            Err(VerifyError::NotTrusted { key }) => Self::Unknown(key),
+            Err(error) => Self::Refused(error.to_string()),
+        }
+    }
+
+    /// Returns why it does not count, as a clause; none where it does. `file` is the one that was read.
+    pub fn reason(&self, file: &Path) -> Option<String> {
+        match self {
+            Self::Good(_) => None,
+            Self::Unsigned => Some(format!("there is no signature file {}", file.display())),
+            Self::Unknown(key) => Some(VerifyError::NotTrusted { key: *key }.to_string()),
+            Self::Refused(reason) => Some(reason.clone()),
         }
     }
 }
@@ -66,7 +76,8 @@ pub fn keys(site: &[TrustPolicy], workflow: &TrustPolicy) -> Vec<PublicKey> {
     policies.flat_map(|policy| policy.keys.clone()).collect()
 }
 
-/// Checks that a plugin has the signatures that each policy wants of it.
+/// Checks that a plugin has the signatures that each policy wants of it, and that the signature file is one where the
+/// workflow names it: whoever does means it, whether or not a policy wants one.
 pub(crate) fn check(
     plugin: &PluginEntry,
     base: &Path,
@@ -75,6 +86,32 @@ pub(crate) fn check(
     workflow: &TrustPolicy,
 ) -> Result<(), LoadError> {
     let file = base.join(&plugin.signature);
+    if let Some(at) = plugin.signature_span {
+        let state = SignatureState::read(&file, digest, &[]);
+        let named = |message: String| LoadError {
+            message,
+            help: Some(format!(
+                "Make it with `stepwell plugin sign`, or remove the key: without it, {}.sig counts.",
+                plugin.component.display()
+            )),
+            at: Some(at),
+        };
+        match state {
+            SignatureState::Unsigned => {
+                return Err(named(format!(
+                    "there is no signature file {}",
+                    file.display()
+                )));
+            }
+            SignatureState::Refused(reason) => {
+                let file = file.display();
+                return Err(named(format!(
+                    "{file} does not sign the component: {reason}"
+                )));
+            }
+            SignatureState::Good(_) | SignatureState::Unknown(_) => {}
+        }
+    }
     let site_keys = keys(site, &TrustPolicy::default());
     let all_keys = keys(site, workflow);
     let policies = site
@@ -85,12 +122,12 @@ pub(crate) fn check(
         if !policy.require.concerns(plugin.trust) {
             continue;
         }
-        let reason = match SignatureState::read(&file, digest, keys) {
-            SignatureState::Good(_) => continue,
-            SignatureState::Unsigned => format!("there is no signature file {}", file.display()),
-            SignatureState::Refused(reason) => reason,
+        let state = SignatureState::read(&file, digest, keys);
+        let Some(reason) = state.reason(&file) else {
+            continue;
         };
         return Err(LoadError {
+            at: plugin.signature_span,
             message: format!("{whose} requires a signature, and {reason}"),
             help: Some(match keys.is_empty() {
                 true => "List the public keys that you trust under `keys:`.".into(),
@@ -115,6 +152,8 @@ mod tests {
     struct Stage {
         folder: tempfile::TempDir,
         digest: Digest,
+        /// Whether the workflow names the signature file.
+        named: bool,
     }
 
     impl Stage {
@@ -128,7 +167,11 @@ mod tests {
                 std::fs::write(folder.path().join("a.wasm.sig"), file.to_string())
                     .expect("written");
             }
-            Self { folder, digest }
+            Self {
+                folder,
+                digest,
+                named: false,
+            }
         }
 
         fn check(
@@ -149,6 +192,7 @@ mod tests {
                 span: Span::default(),
                 component_span: Span::default(),
                 digest_span: None,
+                signature_span: self.named.then(Span::default),
             };
             check(&plugin, self.folder.path(), self.digest, site, workflow)
                 .map_err(|error| error.message)
@@ -208,6 +252,52 @@ mod tests {
         let workflow = policy(Require::All, &[&own_key]);
         assert_eq!(by_site.check(Trust::ThirdParty, &site, &workflow), Ok(()));
         assert!(by_own.check(Trust::ThirdParty, &site, &workflow).is_err());
+    }
+
+    /// Where no policy wants a signature, a file that is named must be one all the same, of this component; whose key it
+    /// is, is not asked. A file that nobody names need not be there.
+    #[test]
+    fn a_signature_file_that_is_named_is_one() {
+        let nothing = policy(Require::Nothing, &[]);
+        let named = |by: &[&SecretKey]| Stage {
+            named: true,
+            ..Stage::signed(by)
+        };
+        let unsigned = Stage::signed(&[]).check(Trust::Own, &[], &nothing);
+        assert_eq!(unsigned, Ok(()));
+        assert_eq!(named(&[&key()]).check(Trust::Own, &[], &nothing), Ok(()));
+        let missing = named(&[]).check(Trust::Own, &[], &nothing);
+        let missing = missing.expect_err("it is not there");
+        assert!(
+            missing.starts_with("there is no signature file"),
+            "{missing}"
+        );
+        let stage = named(&[&key()]);
+        let of_another = Stage {
+            digest: Digest::of(b"another"),
+            named: true,
+            ..stage
+        };
+        let refused = of_another.check(Trust::Own, &[], &nothing);
+        let refused = refused.expect_err("of another component");
+        assert!(refused.contains("does not sign the component"), "{refused}");
+        let file = of_another.folder.path().join("a.wasm.sig");
+        std::fs::write(file, "nothing of the kind").expect("written");
+        let refused = of_another.check(Trust::Own, &[], &nothing);
+        assert!(refused.is_err_and(|refused| refused.contains("line 1")));
+    }
+
+    #[test]
+    fn a_key_that_nobody_trusts_is_unknown_and_not_wrong() {
+        let (ours, other) = (key(), key());
+        let stage = Stage::signed(&[&other]);
+        let file = stage.folder.path().join("a.wasm.sig");
+        let state = |digest| SignatureState::read(&file, digest, &[ours.public()]);
+        assert_eq!(state(stage.digest), SignatureState::Unknown(other.public()));
+        assert!(matches!(
+            state(Digest::of(b"another")),
+            SignatureState::Refused(_)
+        ));
     }
 
     #[test]

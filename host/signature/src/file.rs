@@ -102,10 +102,14 @@ impl SignatureFile {
         if let Some(good) = candidates.iter().find(|signature| signature.is_good()) {
             return Ok(good.key);
         }
-        match (candidates.first(), own.clone().next()) {
-            (Some(wrong), _) => Err(VerifyError::Wrong { key: wrong.key }),
-            (None, Some(other)) => Err(VerifyError::NotTrusted { key: other.key }),
-            (None, None) => Err(VerifyError::OtherComponent {
+        // A key is said not to be trusted where it did sign: one that did not is none to be asked about.
+        let other = own.clone().find(|signature| signature.is_good());
+        match (candidates.first().copied(), other, own.clone().next()) {
+            (Some(wrong), _, _) | (None, None, Some(wrong)) => {
+                Err(VerifyError::Wrong { key: wrong.key })
+            }
+            (None, Some(other), _) => Err(VerifyError::NotTrusted { key: other.key }),
+            (None, None, None) => Err(VerifyError::OtherComponent {
                 digest: first.digest,
             }),
         }
@@ -230,7 +234,9 @@ mod tests {
             key: a.public(),
             ..b.sign(&[1; 32])
         };
-        assert_eq!(file([forged]).verify(&[1; 32], &trusted), wrong);
+        assert_eq!(file([forged.clone()]).verify(&[1; 32], &trusted), wrong);
+        // Nor is it taken for one by a key that is merely unknown.
+        assert_eq!(file([forged]).verify(&[1; 32], &[b.public()]), wrong);
         let moved = Signature {
             digest: [2; 32],
             ..a.sign(&[1; 32])

@@ -67,6 +67,15 @@ pub enum Status {
     },
 }
 
+/// A server that runs.
+#[derive(Debug, Clone)]
+pub struct Ensured {
+    /// Where.
+    pub target: Target,
+    /// Whether it did not run before, and was started for this call.
+    pub started: bool,
+}
+
 /// The private server of one project.
 #[derive(Debug, Clone)]
 pub struct LocalServer {
@@ -96,13 +105,27 @@ impl LocalServer {
     ///
     /// [`LocalError`], whose [`help`](LocalError::help) says what to do.
     pub fn ensure_running(&self) -> Result<Target, LocalError> {
+        Ok(self.ensure()?.target)
+    }
+
+    /// Does what [`ensure_running`](Self::ensure_running) does, and also says whether this call started the server: for
+    /// whoever leaves it as it was found.
+    ///
+    /// # Errors
+    ///
+    /// As [`ensure_running`](Self::ensure_running).
+    pub fn ensure(&self) -> Result<Ensured, LocalError> {
+        let ran = |target| Ensured {
+            target,
+            started: false,
+        };
         if let Some(target) = self.running_target() {
-            return Ok(target);
+            return Ok(ran(target));
         }
         fs::create_dir_all(&self.dir).map_err(LocalError::directory(&self.dir))?;
         let _lock = self.lock()?;
         if let Some(target) = self.running_target() {
-            return Ok(target);
+            return Ok(ran(target));
         }
         let place = self.place()?;
         let user = ServerUser::choose(&place.data())?;
@@ -115,7 +138,10 @@ impl LocalServer {
         };
         cluster.prepare(&self.options)?;
         cluster.start()?;
-        Ok(place.target())
+        Ok(Ensured {
+            target: place.target(),
+            started: true,
+        })
     }
 
     /// Returns where the server is, or will be. Does not start it.

@@ -311,7 +311,7 @@ fn definitions() -> Map<String, Value> {
                 "description": "SHA-256 of the file. Another file at the path is refused.",
             },
             "signature": {
-                "description": "File with its signatures. Default: the component's with `.sig` behind.",
+                "description": "File with its signatures, which must be there. Default: the component's with `.sig` behind, which need not be where no signature is required.",
                 "type": "string",
             },
             "trust": {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::source_file::Span;
 use crate::workflow::{PluginEntry, TrustPolicy};
 
 /// What a step plugin says of itself, from its descriptor.
@@ -72,4 +73,6 @@ pub struct LoadError {
     pub message: String,
     /// What to do next.
     pub help: Option<String>,
+    /// What in the workflow file is at fault; the component's path if none.
+    pub at: Option<Span>,
 }

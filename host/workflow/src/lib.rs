@@ -35,7 +35,7 @@
 //!     }
 //!     fn load(&mut self, plugin: &PluginEntry, _: &TrustPolicy, _: &Path) -> Result<StepKind, LoadError> {
 //!         let message = format!("there is no file \"{}\"", plugin.component.display());
-//!         Err(LoadError { message, help: None })
+//!         Err(LoadError { message, help: None, at: None })
 //!     }
 //! }
 //!

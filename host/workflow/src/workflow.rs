@@ -273,6 +273,8 @@ pub struct PluginEntry {
     pub component_span: Span,
     /// The digest in the file.
     pub digest_span: Option<Span>,
+    /// The path of the signature file in the file; none where it has its default.
+    pub signature_span: Option<Span>,
 }
 
 /// Who wrote a plugin, and hence whose role its statements run under.

@@ -25,7 +25,8 @@ mod test;
 
 /// Write, build, test and look at steps of your own
 ///
-/// A step is a WebAssembly component made with the SDK. Nothing here connects to a warehouse.
+/// A step is a WebAssembly component made with the SDK. Nothing here connects to a warehouse; `test`
+/// runs components against the private PostgreSQL server.
 #[derive(Debug, Args)]
 pub(crate) struct PluginArgs {
     #[command(subcommand)]

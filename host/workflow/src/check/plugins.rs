@@ -100,7 +100,8 @@ fn named(
             Ok(kind) => declared.kind = Some(kind),
             Err(error) => {
                 let message = format!("plugin {name}: {}", error.message);
-                let mut problem = Problem::error(message).at(plugin.component_span);
+                let at = error.at.unwrap_or(plugin.component_span);
+                let mut problem = Problem::error(message).at(at);
                 if let Some(help) = error.help {
                     problem = problem.with_help(help);
                 }
@@ -126,7 +127,8 @@ fn plugin(
     let digest = fields.take("digest");
     let signature = fields.take("signature").and_then(|entry| {
         let expected = "the path of its signature file";
-        text(&entry.value, &key(entry), expected, problems).map(PathBuf::from)
+        let path = text(&entry.value, &key(entry), expected, problems)?;
+        Some((PathBuf::from(path), entry.value.span))
     });
     let trust = fields.take("trust");
     let trust_value = trust.map_or(Trust::default(), |entry| trust_of(entry, problems));
@@ -170,7 +172,8 @@ fn plugin(
     let path = path?;
     Some(PluginEntry {
         name: entry.key.clone(),
-        signature: signature.unwrap_or_else(|| beside(&path)),
+        signature_span: signature.as_ref().map(|(_, span)| *span),
+        signature: signature.map_or_else(|| beside(&path), |(path, _)| path),
         component: path,
         digest: match digest {
             Some(entry) => Some(digest_of(entry, problems)?),

@@ -48,6 +48,7 @@ impl StepKinds for TestKinds {
             return Err(LoadError {
                 message: format!("\"{}\" is not a component", plugin.component.display()),
                 help: Some("build it with `stepwell plugin build`".into()),
+                at: None,
             });
         }
         let settings = match plugin.name.as_str() {

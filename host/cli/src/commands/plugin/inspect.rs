@@ -1,14 +1,16 @@
 //! `stepwell plugin inspect`: what a component says about itself, without running it.
 
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
 use stepwell_sandbox::Inspection;
 
-use super::{ComponentFile, read_component};
+use super::read_component;
 use crate::commands::{Context, Outcome};
 use crate::exit;
+use crate::failed::Failed;
 use crate::render::words::{clean, number};
 
 /// Show what a component says about itself, without running it
@@ -21,23 +23,45 @@ use crate::render::words::{clean, number};
 Examples:
   stepwell plugin inspect target/plugins/engaged-time.wasm
   stepwell plugin inspect engaged-time.wasm --json | jq -r .digest
+  stepwell plugin inspect aggregate
 
 Exit codes: 0 it is a step that runs here, 10 it is not.")]
 pub(crate) struct InspectArgs {
-    #[command(flatten)]
-    component: ComponentFile,
+    /// The component, a `.wasm` file, or the name of a built-in step
+    #[arg(value_name = "FILE|STEP")]
+    component: PathBuf,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn execute(args: &InspectArgs, context: &Context) -> Outcome {
-    let (_, inspection) = read_component(&args.component.file)?;
+    let inspection = inspected(&args.component)?;
     match args.json {
         true => context.output.json(&as_json(&inspection))?,
         false => context.output.result(&as_text(&inspection))?,
     }
     Ok(exit::SUCCESS)
+}
+
+/// Inspects a built-in step by its name, or else the file. Where a file is called like a step, `./` before its name says
+/// that it is meant.
+fn inspected(component: &Path) -> Result<Inspection, Failed> {
+    let builtin = component.to_str().and_then(builtin);
+    match builtin {
+        Some(inspection) => Ok(inspection),
+        None => Ok(read_component(component)?.1),
+    }
+}
+
+fn builtin(name: &str) -> Option<Inspection> {
+    let (_, bytes) = stepwell_builtin::STEPS
+        .iter()
+        .find(|(builtin, _)| *builtin == name)?;
+    Some(
+        stepwell_sandbox::inspect(bytes)
+            .expect("built-in steps describe themselves; a test loads each"),
+    )
 }
 
 pub(super) fn as_json(inspection: &Inspection) -> Value {
@@ -150,11 +174,9 @@ mod tests {
 
     #[test]
     fn a_built_in_step_is_shown_as_a_whole() {
-        let (_, bytes) = stepwell_builtin::STEPS
-            .iter()
-            .find(|(name, _)| *name == "truncate-scratch")
-            .expect("a built-in step");
-        let inspection = stepwell_sandbox::inspect(bytes).expect("it describes itself");
+        let Ok(inspection) = inspected(Path::new("truncate-scratch")) else {
+            panic!("a built-in step")
+        };
         let text = as_text(&inspection);
         assert!(
             text.contains("contract  needs 0.1.0, this stepwell has 0.1.0\n"),
@@ -163,6 +185,11 @@ mod tests {
         assert!(text.contains("kind      planner\n"), "{text}");
         assert!(text.contains("stepwell:step/planning@0.1.0"), "{text}");
         assert_eq!(as_json(&inspection)["name"], "truncate-scratch");
+        // A file is meant by a path.
+        assert!(matches!(
+            inspected(Path::new("./truncate-scratch")),
+            Err(Failed::Plugin { .. })
+        ));
     }
 
     #[test]

@@ -8,7 +8,6 @@ use stepwell_runner::SignatureState;
 use stepwell_sandbox::Inspection;
 use stepwell_workflow::{Declarations, PluginEntry, Trust};
 
-use super::sign::reason;
 use super::{inputs, read_component, say_problems};
 use crate::commands::{Context, Outcome};
 use crate::exit;
@@ -23,7 +22,9 @@ const DIGEST_CHARS: usize = "sha256:".len() + 12;
 /// List built-in steps and the plugins of workflow files
 ///
 /// For each its version, kind and contract; for plugins also whether the workflow pins the file at
-/// their path, who wrote them, and whether a trusted key signed them. Nothing is run.
+/// their path, who wrote them, and whether they are signed: `good` by a trusted key, by an
+/// `unknown-key`, not at all (`none`), or `refused`, where there is a signature file and nobody signed
+/// this component in it. Nothing is run.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -147,6 +148,7 @@ fn signature(state: &SignatureState) -> &'static str {
     match state {
         SignatureState::Good(_) => "good",
         SignatureState::Unsigned => "none",
+        SignatureState::Unknown(_) => "unknown-key",
         SignatureState::Refused(_) => "refused",
     }
 }
@@ -170,7 +172,7 @@ fn as_json(listed: &Listed) -> Value {
         json["pinned"] = declared.pinned.into();
         json["trust"] = trust(declared.trust).into();
         json["signature"] = signature(&declared.signature).into();
-        json["signature-reason"] = reason(&declared.signature, &declared.signature_file).into();
+        json["signature-reason"] = declared.signature.reason(&declared.signature_file).into();
         if let SignatureState::Good(key) = &declared.signature {
             json["signed-by"] = key.to_string().into();
         }
@@ -193,6 +195,12 @@ fn as_text(listed: &[Listed]) -> String {
     .map(Column::Text);
     let mut text = table(&columns, listed.iter().map(row));
     for listed in listed {
+        if let Some(declared) = &listed.declared
+            && !matches!(declared.signature, SignatureState::Unsigned)
+            && let Some(reason) = declared.signature.reason(&declared.signature_file)
+        {
+            text.push_str(&format!("  {}: {}\n", listed.name, clean(&reason)));
+        }
         if let Err(message) = &listed.component {
             text.push_str(&format!("  {}: {}\n", listed.name, clean(message)));
         }

@@ -27,9 +27,9 @@ const OTHERS_MAY_READ: u32 = 0o077;
 
 /// Make a pair of keys: one that signs plugins, one by which signatures are checked
 ///
-/// Writes the secret key to FILE, readable by you alone, and the public key to FILE.pub, and prints
-/// the public one, which goes under `trust: { keys: […] }` of workflow files or of the site's trust
-/// file. A file that is there is never replaced.
+/// Writes the secret key to FILE, readable by you alone, and the public key to FILE.pub. Prints the
+/// public one to stdout, and to stderr where it goes: under `trust: { keys: […] }` of workflow
+/// files, or `keys: […]` of the site's trust file. A file that is there is never replaced.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -100,8 +100,24 @@ pub(crate) fn keygen(args: &KeygenArgs, context: &Context) -> Outcome {
     // The secret one first: nobody should trust a key whose secret half is lost.
     create(&args.file, &key.to_file(), 0o600)?;
     create(&public_file, &format!("{}\n", key.public()), 0o644)?;
-    context.output.result(&key.public().to_string())?;
+    let public = key.public().to_string();
+    context
+        .output
+        .say(&explained(&args.file, &public_file, &public));
+    // By itself, for scripts.
+    context.output.result(&public)?;
     Ok(exit::SUCCESS)
+}
+
+/// What the two files are for.
+fn explained(secret_file: &Path, public_file: &Path, public: &str) -> String {
+    let (secret_file, public_file) = (secret_file.display(), public_file.display());
+    format!(
+        "{secret_file}: the secret key, for `stepwell plugin sign --key`. Keep it secret, and a copy of it safe: who has it \
+         can sign in your name.\n\
+         {public_file}: the public key, for all who use what you sign. In their workflow files:\n  \
+         trust: {{ keys: [{public}] }}"
+    )
 }
 
 pub(crate) fn sign(args: &SignArgs, context: &Context) -> Outcome {
@@ -154,11 +170,11 @@ pub(crate) fn verify(args: &VerifyArgs, context: &Context) -> Outcome {
             "signature-file": path.display().to_string(),
             "good": good,
             "key": match &state { SignatureState::Good(key) => Some(key.to_string()), _ => None },
-            "reason": reason(&state, &path),
+            "reason": state.reason(&path),
         }))?;
         return Ok(if good { exit::SUCCESS } else { exit::PLUGIN });
     }
-    match (&state, reason(&state, &path)) {
+    match (&state, state.reason(&path)) {
         (SignatureState::Good(key), _) => {
             context
                 .output
@@ -172,17 +188,13 @@ pub(crate) fn verify(args: &VerifyArgs, context: &Context) -> Outcome {
                 reason.unwrap_or_default()
             ),
             details: vec![("detail", format!("the component has {}", inspection.digest))],
-            help: Some("Do not use it, unless you know why.".into()),
+            help: Some(match state {
+                SignatureState::Unknown(_) => {
+                    "If you know whose key that is, list it under `trust: { keys: […] }`, or give it as `--key`.".into()
+                }
+                _ => "Do not use it, unless you know why.".into(),
+            }),
         }),
-    }
-}
-
-/// Why a signature does not count.
-pub(super) fn reason(state: &SignatureState, path: &Path) -> Option<String> {
-    match state {
-        SignatureState::Good(_) => None,
-        SignatureState::Unsigned => Some(format!("there is no signature file {}", path.display())),
-        SignatureState::Refused(reason) => Some(reason.clone()),
     }
 }
 
@@ -336,6 +348,18 @@ mod tests {
             panic!("others may read it")
         };
         assert!(message.ends_with("its mode is 640"), "{message}");
+    }
+
+    #[test]
+    fn a_new_key_says_where_it_goes() {
+        let words = explained(Path::new("k"), Path::new("k.pub"), "ed25519:00");
+        assert_eq!(
+            words,
+            "k: the secret key, for `stepwell plugin sign --key`. Keep it secret, and a copy of it safe: who has it can \
+             sign in your name.\n\
+             k.pub: the public key, for all who use what you sign. In their workflow files:\n  \
+             trust: { keys: [ed25519:00] }"
+        );
     }
 
     #[test]

@@ -16,7 +16,8 @@ use futures_util::stream;
 use serde_json::{Value, json};
 use stepwell_runner::{Components, RunOptions, Stop, Unobserved};
 use stepwell_sql::{TableName, quote_ident};
-use stepwell_warehouse::{AnswerLimits, CopyFormat, Session, SessionOptions, Target};
+use stepwell_warehouse::local::{Ensured, LocalServer};
+use stepwell_warehouse::{AnswerLimits, CopyFormat, Param, Session, SessionOptions, Target};
 use stepwell_workflow::{Inputs, Workflow};
 
 use self::compare::{Columns, Difference, Row, compare};
@@ -36,7 +37,8 @@ const DIFFERENCES_MAX: usize = 50;
 /// Run a plugin's component on fixtures: rows in, rows expected
 ///
 /// Builds the crate in DIR, and runs the component on each fixture against the private PostgreSQL
-/// server, in a database that is made for it and dropped. What differs is shown cell by cell.
+/// server, in a database that is made for it and dropped. What differs is shown cell by cell. A
+/// server that did not run before is stopped in the end.
 ///
 /// A fixture is a YAML file with `source:` and `steps:` as in a workflow file, `tables:` to begin
 /// with (`columns:` with types, and `rows:` or a `csv:` file with a heading), and `expect:` with
@@ -100,21 +102,18 @@ pub(crate) fn execute(args: &TestArgs, context: &Context) -> Outcome {
     let fixtures = fixtures(args)?;
     let name = inspection.description.name;
     let tested = block_on(async {
-        let bench = Bench::start(context, name, component).await?;
-        let mut tested = Vec::new();
-        for fixture in &fixtures {
-            let begun = Instant::now();
-            let result = bench.test(fixture).await;
-            if let Some(signal) = bench.stop.is_asked() {
-                return Err(Failed::Stopped(signal));
-            }
-            tested.push(Tested {
-                fixture: fixture.clone(),
-                seconds: begun.elapsed().as_secs_f64(),
-                result,
-            });
-        }
-        Ok(tested)
+        let stop = signals::listen(&context.output)?;
+        let server = Server::start(context).await?;
+        let tested = async {
+            Bench::new(context, name, component, &server, stop)
+                .await?
+                .test_all(&fixtures)
+                .await
+        };
+        let tested = tested.await;
+        let left = server.leave().await;
+        // What was found out about the plugin says more than that the server did not stop.
+        tested.and_then(|tested| left.map(|()| tested))
     })?;
     match args.json {
         true => {
@@ -168,6 +167,53 @@ fn fixtures(args: &TestArgs) -> Result<Vec<PathBuf>, Failed> {
     }
 }
 
+/// The private server, which is left as it was found.
+struct Server {
+    local: LocalServer,
+    /// Where, and whether it was started for these tests.
+    ensured: Ensured,
+}
+
+impl Server {
+    async fn start(context: &Context) -> Result<Self, Failed> {
+        let local = stepwell_runner::local_server(&context.project);
+        let starting = local.clone();
+        let ensured = tokio::task::spawn_blocking(move || starting.ensure()).await;
+        Ok(Self {
+            ensured: ensured.context("the thread that starts the server crashed")??,
+            local,
+        })
+    }
+
+    /// Stops it if it was started for these tests, and nobody else has come to work on it since.
+    async fn leave(self) -> Result<(), Failed> {
+        if !self.ensured.started || self.is_in_use().await {
+            return Ok(());
+        }
+        let local = self.local;
+        let stopped = tokio::task::spawn_blocking(move || local.stop()).await;
+        stopped.context("the thread that stops the server crashed")??;
+        Ok(())
+    }
+
+    async fn is_in_use(&self) -> bool {
+        let Ok(session) = connect(&self.ensured.target).await else {
+            return false;
+        };
+        // Sessions of this program's own may not have ended yet.
+        let sql = "SELECT 1 FROM pg_catalog.pg_stat_activity
+            WHERE backend_type = 'client backend' AND application_name <> $1 LIMIT 1";
+        let own = [Param::Text(application_name())];
+        let others = session.ask(sql, &own, &AnswerLimits::default()).await;
+        others.is_ok_and(|others| others.rows > 0)
+    }
+}
+
+/// What this program's own sessions are called. Two tests at once are told apart.
+fn application_name() -> String {
+    format!("stepwell plugin test {}", std::process::id())
+}
+
 /// Where fixtures are run.
 struct Bench<'a> {
     context: &'a Context,
@@ -179,15 +225,14 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    async fn start(
+    async fn new(
         context: &'a Context,
         plugin: String,
         component: PathBuf,
+        server: &Server,
+        stop: Stop,
     ) -> Result<Self, Failed> {
-        let stop = signals::listen(&context.output)?;
-        let server = stepwell_runner::local_server(&context.project);
-        let started = tokio::task::spawn_blocking(move || server.ensure_running()).await;
-        let server = started.context("the thread that starts the server crashed")??;
+        let server = server.ensured.target.clone();
         let admin = connect(&server)
             .await
             .map_err(Failed::warehouse("connect to the private server"))?;
@@ -199,6 +244,23 @@ impl<'a> Bench<'a> {
             admin,
             stop,
         })
+    }
+
+    async fn test_all(&self, fixtures: &[PathBuf]) -> Result<Vec<Tested>, Failed> {
+        let mut tested = Vec::new();
+        for fixture in fixtures {
+            let begun = Instant::now();
+            let result = self.test(fixture).await;
+            if let Some(signal) = self.stop.is_asked() {
+                return Err(Failed::Stopped(signal));
+            }
+            tested.push(Tested {
+                fixture: fixture.clone(),
+                seconds: begun.elapsed().as_secs_f64(),
+                result,
+            });
+        }
+        Ok(tested)
     }
 
     /// Runs one fixture in a database of its own; why it could not be compared is the error.
@@ -315,7 +377,7 @@ impl<'a> Bench<'a> {
 
 async fn connect(target: &Target) -> Result<Session, stepwell_warehouse::WarehouseError> {
     let options = SessionOptions {
-        application_name: "stepwell plugin test".into(),
+        application_name: application_name(),
         ..SessionOptions::default()
     };
     Session::connect(target, &options).await
