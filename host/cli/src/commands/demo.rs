@@ -16,6 +16,7 @@ use clap::{Args, value_parser};
 use futures_util::future::join_all;
 use stepwell_demo::StreamOptions;
 use stepwell_runner::{Components, Outcome as Ended, RunReport};
+use stepwell_sql::TableName;
 use stepwell_workflow::{Inputs, Workflow};
 
 use self::stage::{Landed, Stage};
@@ -252,23 +253,31 @@ async fn lines(
             lines.push(format!("{playbook}: {}, {took}", clean(reason)));
             continue;
         }
-        let ids = report
-            .steps
-            .iter()
-            .filter(|step| step.uses == "collect-ids");
-        let ids: u64 = ids.map(|step| step.rows).sum();
         lines.push(format!(
-            "{playbook}: {} with {}; they touch {}, {took}",
+            "{playbook}: {} with {}, {took}",
             count(report.batches, "batch", "batches"),
             count(report.events, "event", "events"),
-            count(ids, "key", "keys"),
         ));
-        for table in workflow.steps.iter().flat_map(|step| &step.writes_tables) {
-            let rows = stage.rows(table).await?;
-            lines.push(format!("  {table} has {}", count(rows, "row", "rows")));
+        for (table, computed) in replaced(workflow) {
+            lines.push(format!(
+                "  {table} has {}, {} of them computed by this run",
+                count(stage.rows(&table).await?, "row", "rows"),
+                number(stage.rows(&computed).await?),
+            ));
         }
     }
     Ok(lines)
+}
+
+/// Each derived table with the scratch table that a run takes its rows from.
+fn replaced(workflow: &Workflow) -> Vec<(TableName, TableName)> {
+    let commits = workflow.steps.iter().filter(|step| step.uses == "commit");
+    let entries = commits.filter_map(|step| step.with["replace"].as_array());
+    let pair = |entry: &serde_json::Value| {
+        let table = entry["table"].as_str()?.parse().ok()?;
+        Some((table, workflow.scratch_table(entry["from"].as_str()?)))
+    };
+    entries.flatten().filter_map(pair).collect()
 }
 
 /// The acts as they are told.
@@ -386,11 +395,9 @@ mod tests {
             assert_eq!(workflow.schemas.derived, "derived");
             assert_eq!(workflow.manifest.schema(), "derived");
             let written = workflow.steps.iter().flat_map(|step| &step.writes_tables);
-            assert!(
-                written.count() > 0,
-                "{} derives no table",
-                workflow.playbook
-            );
+            let told: Vec<_> = replaced(workflow).into_iter().map(|it| it.0).collect();
+            assert_eq!(told, written.cloned().collect::<Vec<_>>());
+            assert!(!told.is_empty(), "{} derives no table", workflow.playbook);
             let used = workflow.warehouse.url.as_ref().expect("a url");
             assert_eq!(used.expose(), url);
 
