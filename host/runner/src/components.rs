@@ -39,28 +39,23 @@ struct Inner {
     sandbox: OnceLock<Sandbox>,
     /// What the site requires of plugins, whatever a workflow says.
     site: Vec<TrustPolicy>,
-    loaded: Mutex<BTreeMap<Digest, Slot>>,
+    loaded: Mutex<BTreeMap<Name, Slot>>,
 }
 
 /// Where a component stands once it is loaded.
 type Slot = Arc<Mutex<Option<Component>>>;
 
+/// What tells one component from another within a process, which reads each file once.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Name {
+    Builtin(String),
+    Declared(PathBuf),
+}
+
 /// A component's bytes.
-#[derive(Clone)]
 enum Bytes {
     Embedded(&'static [u8]),
     Read(Arc<[u8]>, Trust),
-}
-
-impl std::ops::Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Embedded(bytes) => bytes,
-            Self::Read(bytes, _) => bytes,
-        }
-    }
 }
 
 impl Components {
@@ -123,17 +118,24 @@ impl Components {
             .collect())
     }
 
-    fn bytes(&self, workflow: &Workflow, step: &Step) -> Result<Bytes, RunError> {
+    fn bytes(&self, workflow: &Workflow, step: &Step) -> Result<(Name, Bytes), RunError> {
         let declared = self
             .0
             .declared
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let found = match workflow.plugins.get(&step.uses) {
-            Some(entry) => declared
-                .get(&file(entry, workflow.source_file.folder()))
-                .map(|bytes| Bytes::Read(Arc::clone(bytes), entry.trust)),
-            None => self.0.embedded(&step.uses).map(Bytes::Embedded),
+            Some(entry) => {
+                let file = file(entry, workflow.source_file.folder());
+                declared.get(&file).map(|bytes| {
+                    let bytes = Bytes::Read(Arc::clone(bytes), entry.trust);
+                    (Name::Declared(file), bytes)
+                })
+            }
+            None => self
+                .0
+                .embedded(&step.uses)
+                .map(|bytes| (Name::Builtin(step.uses.clone()), Bytes::Embedded(bytes))),
         };
         found.ok_or_else(|| {
             RunError::new(Problem::Refused(format!(
@@ -160,13 +162,15 @@ impl Inner {
 
     fn load_each(
         &self,
-        wanted: BTreeMap<String, Bytes>,
+        wanted: BTreeMap<String, (Name, Bytes)>,
     ) -> Result<BTreeMap<String, Component>, RunError> {
         let sandbox = self.sandbox()?;
         std::thread::scope(|scope| {
             let loading: Vec<_> = wanted
                 .into_iter()
-                .map(|(name, bytes)| (name, scope.spawn(move || self.load(sandbox, &bytes))))
+                .map(|(uses, (name, bytes))| {
+                    (uses, scope.spawn(|| self.load(sandbox, name, bytes)))
+                })
                 .collect();
             let loaded = loading.into_iter().map(|(name, thread)| {
                 let loaded = thread
@@ -201,18 +205,19 @@ impl Inner {
     }
 
     /// Loads a component unless somebody did; two who want the same one at once load it once.
-    fn load(&self, sandbox: &Sandbox, bytes: &Bytes) -> Result<Component, SandboxError> {
+    fn load(&self, sandbox: &Sandbox, name: Name, bytes: Bytes) -> Result<Component, SandboxError> {
         let slot = {
             let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(loaded.entry(Digest::of(bytes)).or_default())
+            Arc::clone(loaded.entry(name).or_default())
         };
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(component) = &*slot {
             return Ok(component.clone());
         }
         let component = match bytes {
-            Bytes::Read(bytes, Trust::ThirdParty) => sandbox.load_stranger(bytes)?,
-            bytes => sandbox.load(bytes)?,
+            Bytes::Embedded(bytes) => sandbox.load_builtin(bytes)?,
+            Bytes::Read(bytes, Trust::Own) => sandbox.load(&bytes)?,
+            Bytes::Read(bytes, Trust::ThirdParty) => sandbox.load_stranger(&bytes)?,
         };
         *slot = Some(component.clone());
         Ok(component)

@@ -15,7 +15,7 @@ use crate::describe::Kind;
 use crate::limits::Limits;
 use crate::log::{LogLine, Progress};
 use crate::reply;
-use crate::sandbox::Runtime;
+use crate::runtime::Runtime;
 use crate::state::State;
 
 /// One attempt of a step: an instance of the plugin and what it has used so far.

@@ -10,7 +10,7 @@ use crate::contract::Failure;
 use crate::describe::Kind;
 use crate::limits::{Limit, LimitError, Limits};
 use crate::log::{LogLine, Origin};
-use crate::sandbox::Runtime;
+use crate::runtime::Runtime;
 use crate::state::State;
 use crate::text::shown;
 

@@ -14,7 +14,7 @@ use crate::describe::{Description, Inspection, Kind};
 use crate::digest::Digest;
 use crate::limits::Limits;
 use crate::reducer::Reducer;
-use crate::sandbox::Runtime;
+use crate::runtime::Runtime;
 use crate::state::State;
 
 /// A loaded component. Cheap to clone, and free to go to other threads; it outlives its sandbox.

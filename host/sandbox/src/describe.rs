@@ -161,7 +161,7 @@ pub enum DescribeError {
 /// If the bytes are no component of at most [`COMPONENT_BYTES_MAX`], or do not hold exactly one
 /// description of the expected form for a contract that this host has.
 pub fn describe(bytes: &[u8]) -> Result<Description, DescribeError> {
-    inspect(bytes).map(|inspection| inspection.description)
+    description(&scanned(bytes)?)
 }
 
 /// Returns the description and everything else that can be read off the bytes. As [`describe`], and
@@ -172,22 +172,23 @@ pub fn describe(bytes: &[u8]) -> Result<Description, DescribeError> {
 /// As [`describe`].
 pub fn inspect(bytes: &[u8]) -> Result<Inspection, DescribeError> {
     let found = scanned(bytes)?;
-    let section = match found.descriptions[..] {
-        [] => return Err(DescribeError::Missing),
-        [section] => section,
-        _ => {
-            return Err(DescribeError::Several {
-                count: found.descriptions.len(),
-            });
-        }
-    };
     Ok(Inspection {
-        description: read(section)?,
+        description: description(&found)?,
         digest: Digest::of(bytes),
         size_bytes: bytes.len(),
         imports: found.imports,
         exports: found.exports,
     })
+}
+
+fn description(found: &scan::Found<'_>) -> Result<Description, DescribeError> {
+    match found.descriptions[..] {
+        [] => Err(DescribeError::Missing),
+        [section] => read(section),
+        _ => Err(DescribeError::Several {
+            count: found.descriptions.len(),
+        }),
+    }
 }
 
 /// Returns the component with a description written into it: for those made by tools that, unlike the

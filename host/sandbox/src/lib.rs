@@ -51,6 +51,7 @@ mod log;
 mod meter;
 mod reducer;
 mod reply;
+mod runtime;
 mod sandbox;
 mod shape;
 mod state;

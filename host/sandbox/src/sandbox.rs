@@ -5,31 +5,30 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use thiserror::Error;
-use wasmtime::Engine;
-use wasmtime::component::{HasSelf, Linker};
 
-use crate::bindings::{planner::Planner, wasi::Wasi};
-use crate::cache::Cache;
+use crate::compile;
 use crate::compile::child::{self, ChildCompiler, ChildError};
 use crate::component::{Component, Program};
 use crate::describe::{DescribeError, Inspection, Kind, inspect};
+use crate::engine::Compiler;
 use crate::imports::{self, RefusedImport};
-use crate::state::State;
-use crate::ticker::Ticker;
-use crate::{compile, engine};
+use crate::runtime::Runtime;
 
 /// Loads components. One per process is enough; it may be shared between threads.
 pub struct Sandbox {
+    /// For components whose bytes we do not know.
     runtime: Arc<Runtime>,
-    linker: Linker<State>,
-    cache: Option<Cache>,
+    /// For our own.
+    builtin: Arc<Runtime>,
     compiler: Option<ChildCompiler>,
 }
 
-/// Who made a component, and so where it is compiled.
+/// Who made a component, and so how and where it is compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Maker {
-    /// We, or the people who run it: in this process.
+    /// We: in this process, quickly.
+    Builtin,
+    /// The people who run it: in this process.
     Own,
     /// A stranger: in a child with limits.
     Stranger,
@@ -56,12 +55,6 @@ impl Default for SandboxOptions {
             compiler: None,
         }
     }
-}
-
-/// What all components of a sandbox share, and what keeps running while one of them is in use.
-pub(crate) struct Runtime {
-    pub(crate) engine: Engine,
-    pub(crate) ticker: Ticker,
 }
 
 /// An error of wasmtime; its own type is not part of this crate's interface.
@@ -102,21 +95,15 @@ impl Sandbox {
     ///
     /// If the processor or the system cannot run it. An unusable cache directory is no error.
     pub fn new(options: SandboxOptions) -> Result<Self, SandboxError> {
-        let on_engine = |error: wasmtime::Error| SandboxError::Engine {
-            source: error.into(),
+        let start = |compiler| Runtime::start(compiler, &options).map(Arc::new);
+        let runtime = start(Compiler::Optimising)?;
+        let builtin = match Compiler::BUILTIN {
+            Compiler::Optimising => Arc::clone(&runtime),
+            compiler @ Compiler::Baseline => start(compiler)?,
         };
-
-        let engine = engine::new().map_err(on_engine)?;
-        let linker = linker(&engine).map_err(on_engine)?;
-        let ticker =
-            Ticker::start(engine.weak()).map_err(|source| SandboxError::Ticker { source })?;
-        let cache = options
-            .cache_dir
-            .and_then(|dir| Cache::open(&dir, &engine, options.cache_bytes_max));
         Ok(Self {
-            runtime: Arc::new(Runtime { engine, ticker }),
-            linker,
-            cache,
+            runtime,
+            builtin,
             compiler: options.compiler,
         })
     }
@@ -133,6 +120,16 @@ impl Sandbox {
     /// do not export what they describe, or do not compile.
     pub fn load(&self, bytes: &[u8]) -> Result<Component, SandboxError> {
         self.load_of(bytes, Maker::Own)
+    }
+
+    /// As [`load`](Self::load), for a component that came with the host: it is compiled several times as fast, to code
+    /// that runs slower.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load); also if it uses what the quick compiler does not know, as SIMD on an old processor.
+    pub fn load_builtin(&self, bytes: &[u8]) -> Result<Component, SandboxError> {
+        self.load_of(bytes, Maker::Builtin)
     }
 
     /// As [`load`](Self::load), for a component of a stranger: it is compiled in a child process with limits.
@@ -157,17 +154,23 @@ impl Sandbox {
                 exports: inspection.exports,
             });
         }
-        let (compiled, artefact_bytes, cached) = self.compiled(bytes, &inspection, maker)?;
-        let program =
-            Program::link(kind, &self.linker, &compiled).map_err(|error| SandboxError::Link {
+        let runtime = match maker {
+            Maker::Builtin => &self.builtin,
+            Maker::Own | Maker::Stranger => &self.runtime,
+        };
+        let (compiled, artefact_bytes, cached) =
+            self.compiled(runtime, bytes, &inspection, maker)?;
+        let program = Program::link(kind, &runtime.linker, &compiled).map_err(|error| {
+            SandboxError::Link {
                 source: error.into(),
-            })?;
+            }
+        })?;
         Ok(Component::new(
             inspection,
             program,
             artefact_bytes,
             cached,
-            Arc::clone(&self.runtime),
+            Arc::clone(runtime),
         ))
     }
 
@@ -175,26 +178,28 @@ impl Sandbox {
     /// cache.
     fn compiled(
         &self,
+        Runtime { engine, cache, .. }: &Runtime,
         bytes: &[u8],
         inspection: &Inspection,
         maker: Maker,
     ) -> Result<(wasmtime::component::Component, u64, bool), SandboxError> {
-        let engine = &self.runtime.engine;
         let digest = inspection.digest;
-        if let Some((component, size)) = self.cache.as_ref().and_then(|c| c.load(engine, digest)) {
+        if let Some((component, size)) = cache.as_ref().and_then(|c| c.load(engine, digest)) {
             return Ok((component, size, true));
         }
         let on_compile = |error: wasmtime::Error| SandboxError::Compile {
             source: error.into(),
         };
         let artefact = match (maker, &self.compiler) {
-            (Maker::Own, _) => compile::compile(engine, bytes).map_err(on_compile)?,
+            (Maker::Builtin | Maker::Own, _) => {
+                compile::compile(engine, bytes).map_err(on_compile)?
+            }
             (Maker::Stranger, Some(compiler)) => child::compile_in(compiler, bytes)
                 .map_err(|source| SandboxError::CompileInChild { source })?,
             (Maker::Stranger, None) => return Err(SandboxError::NoCompiler),
         };
         let size = artefact.len() as u64;
-        if let Some(cache) = &self.cache {
+        if let Some(cache) = cache {
             cache.store(digest, &artefact);
         }
         // SAFETY: the compiler made these bytes for this engine just now, here or in a child that is this program.
@@ -207,17 +212,9 @@ impl Sandbox {
 impl fmt::Debug for Sandbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sandbox")
-            .field("is_cached", &self.cache.is_some())
+            .field("is_cached", &self.runtime.cache.is_some())
             .finish_non_exhaustive()
     }
-}
-
-/// Returns everything that a step may import. `imports::SERVED` is the same list as names.
-fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
-    let mut linker = Linker::new(engine);
-    Wasi::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
-    Planner::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
-    Ok(linker)
 }
 
 struct Listed<'a>(&'a [RefusedImport]);

@@ -31,7 +31,7 @@ pub fn measure(folder: &Path, scale: Scale) -> Result<()> {
         std::thread::scope(|scope| {
             let loading: Vec<_> = steps
                 .iter()
-                .map(|(_, bytes)| scope.spawn(|| sandbox.load(bytes).map(drop)))
+                .map(|(_, bytes)| scope.spawn(|| sandbox.load_builtin(bytes).map(drop)))
                 .collect();
             loading
                 .into_iter()
@@ -43,7 +43,7 @@ pub fn measure(folder: &Path, scale: Scale) -> Result<()> {
         let sandbox = self::sandbox(&cache)?;
         for ((name, bytes), times) in steps.iter().zip(&mut cached) {
             let begun = Instant::now();
-            let component = sandbox.load(bytes)?;
+            let component = sandbox.load_builtin(bytes)?;
             let attempt = component.attempt(&Limits::third_party(), 0)?;
             times.push(begun.elapsed());
             drop(attempt);

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use thiserror::Error;
 
+use crate::engine::Compiler;
 use crate::text::shown;
 use crate::{compile, engine};
 
@@ -191,7 +192,8 @@ pub fn compile_for_parent(
         .read_to_end(&mut bytes)
         .map_err(|error| error.to_string())
         .and_then(|_| {
-            let compiled = engine::new().and_then(|engine| compile::compile(&engine, &bytes));
+            let compiled = engine::new(Compiler::Optimising)
+                .and_then(|engine| compile::compile(&engine, &bytes));
             compiled.map_err(|error| format!("{error:#}"))
         });
     let (answer, code) = match compiled {
