@@ -480,7 +480,7 @@ mod tests {
             (
                 r#"{"columns": ["a"], "lists": ["x", "y)", "z"]}"#,
                 "/lists/1",
-                "no opening one",
+                "closes no bracket",
             ),
             (
                 r#"{"columns": ["a"], "lists": [], "table": "no_schema"}"#,
