@@ -112,6 +112,9 @@ impl fmt::Display for WarehouseState {
     }
 }
 
+/// Statements that mend a role which are shown.
+const MENDS_MAX: usize = 20;
+
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -410,12 +413,25 @@ impl RunError {
                 Some(limit.limit.help(plugin))
             }
             Problem::NotGranted { mend, .. } => Some(mend.clone()),
-            Problem::Role { findings, .. } => {
-                let mends: Vec<_> = findings.iter().filter_map(|finding| finding.mend.as_deref()).collect();
-                let script = "`stepwell plugin grants <workflow>` prints what makes the role";
-                Some(match mends.is_empty() {
-                    true => format!("{script}."),
-                    false => format!("{script}; this mends it:\n{}", mends.join("\n")),
+            Problem::Role { plugin, findings, .. } => {
+                let script = "`stepwell plugin grants <workflow>` prints what makes";
+                if findings.iter().any(Finding::is_of_anothers_role) {
+                    return Some(format!(
+                        "Name a role of the plugin's own under `plugins.{plugin}.connection`, one that does no other work; \
+                         {script} it."
+                    ));
+                }
+                let mut mends: Vec<_> = findings.iter().filter_map(|finding| finding.mend.as_deref()).collect();
+                let more = mends.len().saturating_sub(MENDS_MAX);
+                mends.truncate(MENDS_MAX);
+                Some(match (mends.is_empty(), more) {
+                    (true, _) => format!("{script} the role."),
+                    (false, 0) => format!("{script} the role; this mends it:\n{}", mends.join("\n")),
+                    (false, more) => format!(
+                        "{script} the role. If it is the plugin's own and nobody else's, this mends it, and {more} \
+                         statements more that come up then:\n{}",
+                        mends.join("\n")
+                    ),
                 })
             }
             Problem::OutOfTime { plugin, limit, .. } => {

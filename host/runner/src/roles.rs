@@ -62,6 +62,34 @@ pub struct Finding {
     pub mend: Option<String>,
 }
 
+/// What is found of the login that the workflow itself has.
+const ITSELF: &str = "is the role of the workflow itself";
+
+/// What is found of a role that nothing is kept from.
+const SUPERUSER: &str = "is a superuser";
+
+impl Finding {
+    /// Whether the role is somebody else's: nothing is to be taken from it, the plugin needs another one.
+    pub(crate) fn is_of_anothers_role(&self) -> bool {
+        self.what == ITSELF || self.what == SUPERUSER
+    }
+}
+
+/// Returns what there is to say of a role. Where it is somebody else's that alone: all that such a role can do fills pages,
+/// and what takes it back would hurt whoever works with it.
+fn that_count(findings: Vec<Finding>) -> Vec<Finding> {
+    match findings
+        .iter()
+        .find(|finding| finding.is_of_anothers_role())
+    {
+        Some(found) => vec![Finding {
+            mend: None,
+            ..found.clone()
+        }],
+        None => findings,
+    }
+}
+
 /// Whether [`ready`] may change anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -466,7 +494,7 @@ END $$",
                 _ => findings.push(finding),
             }
         }
-        Ok(findings)
+        Ok(that_count(findings))
     }
 }
 
@@ -503,7 +531,7 @@ const EXCESS: &str = r#"WITH
   initial AS (SELECT i.classoid, i.objoid, a.privilege_type
     FROM pg_catalog.pg_init_privs AS i LEFT JOIN LATERAL aclexplode(i.initprivs) AS a ON a.grantee = 0
     WHERE i.objsubid = 0)
-SELECT 1 AS rank, 'is a ' || w.word AS what, format('ALTER ROLE %I NO%s', rolname, upper(w.word)) AS mend, false AS ours
+SELECT 1 AS rank, CASE w.word WHEN 'superuser' THEN 'is a superuser' ELSE 'has ' || upper(w.word) END AS what, format('ALTER ROLE %I NO%s', rolname, upper(w.word)) AS mend, false AS ours
   FROM who, LATERAL (VALUES ('superuser', rolsuper), ('createrole', rolcreaterole), ('createdb', rolcreatedb),
     ('replication', rolreplication), ('bypassrls', rolbypassrls)) AS w (word, has) WHERE w.has
 UNION ALL SELECT 1, 'is the role of the workflow itself', NULL, false FROM who WHERE rolname = session_user

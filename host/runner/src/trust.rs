@@ -91,7 +91,7 @@ pub(crate) fn check(
         let named = |message: String| LoadError {
             message,
             help: Some(format!(
-                "Make it with `stepwell plugin sign`, or remove the key: without it, {}.sig counts.",
+                "make it with `stepwell plugin sign`, or remove the key: without it, {}.sig counts",
                 plugin.component.display()
             )),
             at: Some(at),
@@ -129,12 +129,16 @@ pub(crate) fn check(
         return Err(LoadError {
             at: plugin.signature_span,
             message: format!("{whose} requires a signature, and {reason}"),
-            help: Some(match keys.is_empty() {
-                true => "List the public keys that you trust under `keys:`.".into(),
-                false => format!(
-                    "Have {} signed with `stepwell plugin sign` by one of the {} trusted keys.",
-                    plugin.component.display(),
-                    keys.len()
+            help: Some(match (&state, keys.is_empty()) {
+                (SignatureState::Unknown(_), _) => {
+                    format!("if you trust that key, list it under `keys:` of {whose}")
+                }
+                (_, true) => {
+                    format!("list the public keys that you trust under `keys:` of {whose}")
+                }
+                (_, false) => format!(
+                    "have {} signed with `stepwell plugin sign` by a key that is listed there",
+                    plugin.component.display()
                 ),
             }),
         });

@@ -50,8 +50,32 @@ fn inspected(component: &Path) -> Result<Inspection, Failed> {
     let builtin = component.to_str().and_then(builtin);
     match builtin {
         Some(inspection) => Ok(inspection),
+        None if !component.exists() && is_word(component) => Err(no_step(component)),
         None => Ok(read_component(component)?.1),
     }
+}
+
+fn no_step(component: &Path) -> Failed {
+    let names: Vec<&str> = stepwell_builtin::STEPS
+        .iter()
+        .map(|(name, _)| *name)
+        .collect();
+    Failed::Plugin {
+        message: format!(
+            "{} is neither a file nor a built-in step",
+            component.display()
+        ),
+        details: Vec::new(),
+        help: Some(format!(
+            "Name the `.wasm` file that `stepwell plugin build` made, or one of {}.",
+            names.join(", ")
+        )),
+    }
+}
+
+/// Whether somebody may have meant a step: no folder before it, no `.wasm` behind.
+fn is_word(component: &Path) -> bool {
+    component.components().count() == 1 && component.extension().is_none()
 }
 
 fn builtin(name: &str) -> Option<Inspection> {

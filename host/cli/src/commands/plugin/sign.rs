@@ -247,6 +247,14 @@ fn secret_key(path: &Path) -> Result<SecretKey, Failed> {
     let mode = fs::metadata(path)
         .map_err(|error| unusable(format!("could not read key {shown}: {error}"), make))?
         .mode();
+    let text = read_bounded(path, KEY_BYTES_MAX)
+        .map_err(|error| unusable(format!("could not read key {shown}: {error}"), make))?;
+    if PublicKey::from_file(&text).is_ok() {
+        return Err(unusable(
+            format!("{shown} holds a public key"),
+            "name the secret one, which `stepwell plugin keygen` wrote beside it: the same name without `.pub`",
+        ));
+    }
     if mode & OTHERS_MAY_READ != 0 {
         return Err(unusable(
             format!(
@@ -256,8 +264,6 @@ fn secret_key(path: &Path) -> Result<SecretKey, Failed> {
             "close it with `chmod 600`; if somebody may have read it, make a new one",
         ));
     }
-    let text = read_bounded(path, KEY_BYTES_MAX)
-        .map_err(|error| unusable(format!("could not read key {shown}: {error}"), make))?;
     SecretKey::from_file(&text).map_err(|error| unusable(format!("key {shown}: {error}"), make))
 }
 
@@ -334,6 +340,10 @@ mod tests {
         let key = secret_key(&file).expect("a key");
         let public = public_key(&folder.path().join("k.pub").display().to_string());
         assert_eq!(public.ok(), Some(key.public()));
+        let Err(Failed::Usage { message, .. }) = secret_key(&folder.path().join("k.pub")) else {
+            panic!("nobody signs with it")
+        };
+        assert!(message.ends_with("k.pub holds a public key"), "{message}");
 
         // Never replaced: what it signed could not be signed again.
         let before = fs::read_to_string(&file).expect("a file");
