@@ -4,6 +4,7 @@
 
 mod commands;
 mod competition;
+mod demo;
 mod drill;
 mod examples;
 mod faults;

@@ -65,7 +65,9 @@ impl Program {
     /// Starts the program with environment variables of its own.
     pub fn start_with(&self, args: &[&str], envs: &[(&str, &str)]) -> Child {
         let mut program = Command::new(env!("CARGO_BIN_EXE_stepwell-under-test"));
-        program.args(args).envs(envs.iter().copied());
+        // Workflow files of the repository go where it says.
+        program.args(args).env_remove("DATABASE_URL");
+        program.envs(envs.iter().copied());
         self.spawn(program)
     }
 
