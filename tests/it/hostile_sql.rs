@@ -678,6 +678,7 @@ async fn a_role_that_is_anothers_is_left_alone() {
             "{help}"
         );
     }
+    // Only of a role that was given nothing.
     db.sql("DROP ROLE stepwell_dba").await;
 }
 

@@ -78,10 +78,8 @@ impl Finding {
 /// Returns what there is to say of a role. Where it is somebody else's that alone: all that such a role can do fills pages,
 /// and what takes it back would hurt whoever works with it.
 fn that_count(findings: Vec<Finding>) -> Vec<Finding> {
-    match findings
-        .iter()
-        .find(|finding| finding.is_of_anothers_role())
-    {
+    let found = |what: &str| findings.iter().find(|finding| finding.what == what);
+    match found(ITSELF).or_else(|| found(SUPERUSER)) {
         Some(found) => vec![Finding {
             mend: None,
             ..found.clone()
@@ -139,7 +137,9 @@ pub(crate) async fn ready(
             role: login.role.clone(),
         };
         let mut findings = wanted.findings(session, mode).await?;
-        if !findings.is_empty() && private && mode == Mode::Make {
+        // Somebody else's role is not made the plugin's either.
+        let anothers = findings.iter().any(Finding::is_of_anothers_role);
+        if !findings.is_empty() && !anothers && private && mode == Mode::Make {
             wanted.make(session, target.database()).await?;
             findings = wanted.findings(session, mode).await?;
         }
