@@ -40,6 +40,9 @@ use crate::sql::{Sql, TableName};
 /// Alias under which a step publishes numbers about its work: [`Measures`].
 pub const MEASURES: &str = "measures";
 
+/// Alias under which a step publishes advice: [`Plan::advise`].
+pub const ADVICE: &str = "advice";
+
 /// The databases whose SQL a step may have to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
@@ -428,6 +431,19 @@ impl Plan {
             about,
         });
         self
+    }
+
+    /// Advises people who set the workflow or the warehouse up: which index would help, say. A plan shows it each time; a
+    /// run shows it once, and again where it is asked to say more. What a run found is a [`note`](Self::note) instead.
+    #[must_use]
+    pub fn advise(mut self, advice: impl Into<String>) -> Self {
+        let mut published = self.0.publishes.iter();
+        let known = published.position(|publication| publication.alias == ADVICE);
+        let known = known.map(|at| self.0.publishes.remove(at));
+        let known = known.and_then(|known| serde_json::from_str(&known.about).ok());
+        let mut all: Vec<String> = known.unwrap_or_default();
+        all.push(advice.into());
+        self.publish(ADVICE, &all)
     }
 
     /// Tells people and programs numbers that are known as the plan is made: they stand in the run's report and in the

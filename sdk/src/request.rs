@@ -247,6 +247,9 @@ pub struct LateBatches {
     pub batches: u64,
     /// Those of them that are processed.
     pub processed: u64,
+    /// Runs that processed them, the last one for each. Batches of one run have no order but that of their names.
+    #[serde(default)]
+    pub runs: u64,
     /// How many are behind by at most so many days, in rising order of the days.
     pub within: Vec<LateWithin>,
     /// Batches whose last event is behind by more than the workflow's lookback.

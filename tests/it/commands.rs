@@ -788,6 +788,42 @@ async fn batches_that_are_not_found_again_are_named() {
         .await;
 }
 
+/// Which index would help is said by plans, and by a run where no run before said it.
+///
+/// It stood below each run of a pipeline that had been told long ago, even with -qq.
+#[tokio::test(flavor = "multi_thread")]
+async fn advice_is_given_once() {
+    let db = Db::with_tables().await;
+    db.sql("DROP INDEX atomic.events_etl_tstamp").await;
+    let program = Program::new(&db);
+    let file = program.file("sessions.yaml", &read_with_url(&db, "sessions.yaml"));
+    assert_eq!(program.run(&["init", &file]).code, 0);
+    let batch = "CREATE INDEX ON atomic.events (etl_tstamp)";
+    let key = "CREATE INDEX ON atomic.events (domain_sessionid)";
+    let mut days = 1..;
+    let mut run = async |flag: &str| {
+        let day = format!("2026-01-{:02}", days.next().unwrap());
+        land(&db, &[(&day, &day, "a", "v")]).await;
+        let shown = program.run(&["plan", &file]).stdout;
+        let ended = program.run(&["run", &file, flag]);
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        [shown, ended.stdout].map(|text| [batch, key].map(|words| text.contains(words)))
+    };
+    assert_eq!(run("--in-order").await, [[true, false], [true, false]]);
+    assert_eq!(run("--in-order").await, [[true, false], [false, false]]);
+    assert_eq!(run("-v").await, [[true, false], [true, false]]);
+    db.sql("DROP INDEX atomic.events_domain_sessionid").await;
+    assert_eq!(run("--in-order").await, [[true, true], [false, true]]);
+    assert_eq!(run("--in-order").await, [[true, true], [false, false]]);
+    // Programs find it in each report, and nothing is said where nothing is to be said.
+    db.sql("DELETE FROM stepwell.steps").await;
+    assert_eq!(run("-qq").await, [[true, true], [false, false]]);
+    land(&db, &[("2026-01-20", "2026-01-20", "a", "v")]).await;
+    let json = program.run(&["run", &file, "--json"]).json();
+    let notes = json[0]["steps"].to_string();
+    assert!(notes.contains(batch) && notes.contains(key), "{notes}");
+}
+
 /// The commands as processes: words, JSON and exit codes.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_say_what_they_found() {

@@ -21,6 +21,7 @@ pub(crate) struct Output(Arc<Inner>);
 struct Inner {
     color_stdout: bool,
     color_stderr: bool,
+    advice: ShownAdvice,
     progress: ProgressForm,
     bars: MultiProgress,
 }
@@ -34,6 +35,17 @@ pub(crate) enum ProgressForm {
     Lines,
     /// Not at all.
     Hidden,
+}
+
+/// Which advice of steps is shown: it is the same from run to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ShownAdvice {
+    /// Each time.
+    All,
+    /// What no run before said.
+    New,
+    /// None.
+    None,
 }
 
 impl Output {
@@ -53,6 +65,11 @@ impl Output {
         Self(Arc::new(Inner {
             color_stdout: wants_color(global.color, io::stdout().is_terminal()),
             color_stderr: wants_color(global.color, stderr.is_terminal()),
+            advice: match (global.verbose, global.quiet) {
+                (1.., _) => ShownAdvice::All,
+                (0, 2..) => ShownAdvice::None,
+                _ => ShownAdvice::New,
+            },
             progress,
             bars: MultiProgress::with_draw_target(target),
         }))
@@ -64,9 +81,15 @@ impl Output {
         Self(Arc::new(Inner {
             color_stdout: false,
             color_stderr: false,
+            advice: ShownAdvice::New,
             progress: ProgressForm::Hidden,
             bars: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
         }))
+    }
+
+    /// Which advice of steps a run's summary holds.
+    pub(crate) fn advice(&self) -> ShownAdvice {
+        self.0.advice
     }
 
     pub(crate) fn progress(&self) -> ProgressForm {

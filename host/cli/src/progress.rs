@@ -10,7 +10,7 @@ use stepwell_runner::{Event, Observer};
 use tracing::info;
 
 use crate::output::{Output, ProgressForm};
-use crate::render::words::{clean, count, duration, number};
+use crate::render::words::{clean, count, duration, number, without_work};
 
 const TICK: Duration = Duration::from_millis(100);
 
@@ -232,7 +232,7 @@ fn line(playbook: &str, event: &Event<'_>) -> Option<String> {
         Event::Retrying { retry } => format!(
             "{}: {}; trying again in {} (retry {} of {})",
             retry.work,
-            clean(&retry.error),
+            clean(without_work(&retry.work, &retry.error)),
             duration(Duration::from_millis(retry.wait_ms)),
             retry.number,
             retry.of
@@ -300,6 +300,16 @@ mod tests {
         assert_eq!(
             line(Event::Retrying { retry: &retry }),
             "sessions: commit: deadlock detected; trying again in 420 ms (retry 1 of 4)"
+        );
+        let retry = RetryReport {
+            work: "connect to the warehouse".into(),
+            error: "could not connect to the warehouse: no Postgres server answers at db:5432"
+                .into(),
+            ..retry.clone()
+        };
+        assert_eq!(
+            line(Event::Retrying { retry: &retry }),
+            "sessions: connect to the warehouse: no Postgres server answers at db:5432; trying again in 420 ms (retry 1 of 4)"
         );
         assert_eq!(line(Event::StepStarted { step: "commit" }), "");
     }

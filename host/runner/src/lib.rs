@@ -9,6 +9,7 @@
 //!
 //! What it does not do: read YAML, name tokio-postgres or wasmtime, print.
 
+mod advice;
 mod components;
 mod confined;
 mod connect;
@@ -41,11 +42,12 @@ mod together;
 mod trust;
 mod verify;
 
+pub use advice::Advice;
 pub use components::Components;
 pub use connect::{local_server, target};
 pub use error::{Failure, Problem, RunError, StatementPlace, StepPlace, WarehouseState};
 pub use init::{InitReport, ddl, init};
-pub use lookback::{LookbackReport, lookback};
+pub use lookback::{LateBatches, LookbackReport, lookback};
 pub use manifest::{
     Batches, Before, ForgetReport, Forgettable, ManifestQuery, ManifestRow, forget, forgettable,
     manifest_list,

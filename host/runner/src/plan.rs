@@ -4,6 +4,7 @@ use stepwell_sandbox::contract::Plan;
 use stepwell_warehouse::Session;
 use stepwell_workflow::Workflow;
 
+use crate::advice;
 use crate::components::Components;
 use crate::confined::Confined;
 use crate::connect;
@@ -150,7 +151,7 @@ fn planned(
             .map(|&needed| steps.workflow.steps[needed].id.clone())
             .collect(),
         statements,
-        notes: plan.notes.clone(),
+        notes: advice::notes(plan),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::advice::Advice;
 use crate::measures::Published;
 
 /// A run that ended well.
@@ -93,8 +94,11 @@ pub struct StepReport {
     /// Those of them that it published, whose meaning its notes say in words; of the last pass.
     #[serde(skip)]
     pub published: Published,
-    /// Remarks for people.
+    /// Remarks for people, advice among them.
     pub notes: Vec<String>,
+    /// Which of them are advice; those of the last pass.
+    #[serde(skip)]
+    pub advice: Vec<Advice>,
     /// Why it failed, if it did and was not critical.
     pub error: Option<String>,
 }

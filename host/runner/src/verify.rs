@@ -147,7 +147,7 @@ pub async fn verify(
     };
     let listening = verification
         .interrupts
-        .while_listening(stop, Box::pin(verification.run(what)));
+        .while_listening(stop, verification.run(what));
     let mut report = listening.await?;
     report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(report)
@@ -204,7 +204,8 @@ impl Verification<'_> {
                 Some(&needed) if reads_from(step, &workflow.steps[needed]) => {
                     Some(format!("it needs step \"{}\"", workflow.steps[needed].id))
                 }
-                // As in a run: in one piece the future of a step fills half of a thread's stack.
+                // As in a run: in one piece the future of a step fills half of a thread's stack. So what asks a plugin
+                // or folds rows waits on the heap by itself, below.
                 _ => Box::pin(self.step(index, report)).await?,
             };
             match reason {
@@ -233,8 +234,7 @@ impl Verification<'_> {
                        of one transaction of the workflow's login that is never committed";
             return Err(RunError::new(Problem::Refused(why.into())).at(self.steps.place(index)));
         }
-        // The parts wait on the heap: in one piece they would fill a thread's stack.
-        let (plan, reducer) = match Box::pin(self.plan(index)).await {
+        let (plan, reducer) = match self.plan(index).await {
             Ok(planned) => planned,
             Err(error) if !step.critical && self.interrupts.check().is_ok() => {
                 return Ok(Some(one_line(&error)));
@@ -245,7 +245,7 @@ impl Verification<'_> {
             return Ok(Some(reason));
         }
         let rows = match reducer {
-            None => Box::pin(self.statements(index, &plan)).await?,
+            None => self.statements(index, &plan).await?,
             Some(prepared) => Box::pin(self.fold(index, prepared)).await?,
         };
         self.steps.publish(index, &plan);

@@ -14,7 +14,7 @@ use tokio_postgres::config::{SslMode as PgSslMode, SslNegotiation};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error as PgError, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::error::{StatementError, WarehouseError, classify};
+use crate::error::{RetryClass, StatementError, WarehouseError, classify};
 use crate::guard::{Bound, Guarded, GuardedTls, Plain};
 use crate::param::Param;
 use crate::session::SessionOptions;
@@ -97,7 +97,11 @@ pub(crate) async fn open(
                 if !next_may_serve {
                     return Err(error);
                 }
-                last = Some(error);
+                // Of several hosts, one that may answer later counts for more than one that never will.
+                let for_ever = error.retry_class() == RetryClass::Never;
+                if last.is_none() || !for_ever {
+                    last = Some(error);
+                }
             }
         }
     }

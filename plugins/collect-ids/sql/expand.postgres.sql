@@ -150,5 +150,5 @@ WHERE (e.stepwell_batch IN (SELECT batch FROM scratch.sessions__batches)
 --   writes scratch.sessions__event_ids
 ANALYZE scratch.sessions__event_ids;
 
+-- about advice: ["no index on atomic.events begins with domain_userid: keys that share it are found by reading the whole table; CREATE INDEX ON atomic.events (domain_userid) would read only their events"]
 -- about ids: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[],"all":false,"indexed":true}
--- note: no index on atomic.events begins with domain_userid: keys that share it are found by reading the whole table; CREATE INDEX ON atomic.events (domain_userid) would read only their events

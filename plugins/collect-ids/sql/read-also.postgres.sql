@@ -234,5 +234,5 @@ FROM scratch.sessions__ids
 WHERE session_id IS NULL;
 
 -- about neighbours: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[],"all":false,"indexed":false}
+-- about advice: ["no index on atomic.events begins with user_id: keys that share it are found by reading the whole table; CREATE INDEX ON atomic.events (user_id) would read only their events"]
 -- about ids: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[],"all":false,"indexed":false}
--- note: no index on atomic.events begins with user_id: keys that share it are found by reading the whole table; CREATE INDEX ON atomic.events (user_id) would read only their events

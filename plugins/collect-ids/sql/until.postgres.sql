@@ -127,5 +127,5 @@ SELECT coalesce(sum(events), 0)::bigint
 FROM scratch.sessions__ids
 WHERE session_id IS NULL;
 
+-- about advice: ["no index on atomic.events begins with domain_userid: keys that share it are found by reading the whole table; CREATE INDEX ON atomic.events (domain_userid) would read only their events"]
 -- about ids: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[],"all":false,"indexed":true,"split":true}
--- note: no index on atomic.events begins with domain_userid: keys that share it are found by reading the whole table; CREATE INDEX ON atomic.events (domain_userid) would read only their events

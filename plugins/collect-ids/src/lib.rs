@@ -351,8 +351,8 @@ impl Collect<'_> {
         if let Some(events) = &with.events {
             plan = self.event_ids(plan, events)?;
         }
-        for note in self.missing_indexes(indexes) {
-            plan = plan.note(note);
+        for advice in self.missing_indexes(indexes) {
+            plan = plan.advise(advice);
         }
         Ok(plan.publish(with.into.alias(), &self.about))
     }

@@ -155,4 +155,4 @@ ANALYZE scratch.sessions__batches;
 
 -- about batches: {"batches":2,"reopened":0,"events":702,"first":"2025-12-02 01:00:00","last":"2026-01-08 01:00:00","more":false,"from_nothing":false,"beside_folded":{"events_without_batch":0,"folded":{"before":"2025-12-20 00:00:00"}}}
 -- about measures: {"counts":{"grown-batches":0,"grown-events":0,"late-batches":0,"late-batches-beyond-lookback":0},"levels":{"events-without-batch":0,"settling-batches":0,"shrunk-batches":0,"shrunk-events":0,"waiting-batches":0}}
--- note: no index on atomic.events begins with etl_tstamp: new batches are looked for in the events since 2026-01-01; CREATE INDEX ON atomic.events (etl_tstamp) would find them without reading events
+-- about advice: ["no index on atomic.events begins with etl_tstamp: new batches are looked for in the events of the lookback; CREATE INDEX ON atomic.events (etl_tstamp) would find them without reading events"]

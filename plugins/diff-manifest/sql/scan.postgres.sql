@@ -141,5 +141,5 @@ ANALYZE scratch.sessions__batches;
 
 -- about batches: {"batches":1,"reopened":0,"events":700,"first":"2026-01-08 01:00:00","last":"2026-01-08 01:00:00","events_without_batch":3,"more":false,"from_nothing":false}
 -- about measures: {"counts":{"grown-batches":0,"grown-events":0,"late-batches":0,"late-batches-beyond-lookback":0},"levels":{"events-without-batch":3,"settling-batches":0,"shrunk-batches":0,"shrunk-events":0,"waiting-batches":0}}
+-- about advice: ["no index on atomic.events begins with etl_tstamp: new batches are looked for in the events of the lookback; CREATE INDEX ON atomic.events (etl_tstamp) would find them without reading events"]
 -- note: 3 events have no etl_tstamp or no collector_tstamp and belong to no batch; they are not processed
--- note: no index on atomic.events begins with etl_tstamp: new batches are looked for in the events since 2026-01-01; CREATE INDEX ON atomic.events (etl_tstamp) would find them without reading events

@@ -144,9 +144,12 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             fill(run, with, &discovery, &pending, folded)
         }
     };
-    let notes = report::notes(&discovery, &pending, state.as_ref());
+    let notes = report::notes(&discovery, &pending);
     let plan = plan.measures(&pending.measures());
-    Ok(notes.into_iter().fold(plan, Plan::note))
+    let plan = notes.into_iter().fold(plan, Plan::note);
+    Ok(report::advice(&discovery)
+        .into_iter()
+        .fold(plan, Plan::advise))
 }
 
 /// Takes all batches at once, however many: they stay in the database, and readers see one change.
@@ -775,7 +778,14 @@ mod tests {
             .answer("batches", read(&[(Some("a"), 3, 0)]))
             .answer("batches beside the manifest", beyond)
             .outcome();
-        assert_eq!(plan.unwrap().notes.len(), 1, "the one about the index");
+        let plan = plan.unwrap();
+        assert_eq!(plan.notes, Vec::<String>::new());
+        let advice = plan.publishes.iter().find(|it| it.alias == "advice");
+        let advice = &advice.expect("one about the index").about;
+        assert!(
+            advice.contains("CREATE INDEX ON atomic.events (etl_tstamp)"),
+            "{advice}"
+        );
         assert_eq!(asked.last().unwrap().label, "batches beside the manifest");
     }
 

@@ -45,6 +45,7 @@ pub fn plan(with: &With, discovery: &Discovery<'_>, ask: &mut Ask<'_>) -> Result
     let late = LateBatches {
         batches: number("batches"),
         processed: number("processed"),
+        runs: number("runs"),
         within: within.collect(),
         beyond_lookback: number("beyond_lookback"),
         lookback_seconds: u64::try_from(discovery.source.lookback_seconds).unwrap_or(0),
@@ -78,6 +79,7 @@ fn batches(discovery: &Discovery<'_>) -> Question {
     let select = sql!(
         "WITH placed AS (
           SELECT g.batch, g.first_time, g.last_time, m.batch IS NOT NULL OR w.batch IS NOT NULL AS is_processed,
+            coalesce(m.run_id, w.run_id) AS run_id,
             max(CASE WHEN g.last_time <= {as_of} THEN g.last_time END) OVER (
               ORDER BY m.batch IS NULL AND w.batch IS NOT NULL DESC, m.processed_at NULLS LAST, g.batch ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
             ) AS newest
@@ -87,7 +89,7 @@ fn batches(discovery: &Discovery<'_>) -> Question {
           WHERE g.batch IS NOT NULL AND g.events > 0
         ),
         behind AS MATERIALIZED (
-          SELECT batch, first_time, last_time, newest, is_processed,
+          SELECT batch, first_time, last_time, newest, is_processed, run_id,
             greatest(coalesce(extract(epoch FROM CAST(newest AS timestamp) - CAST(last_time AS timestamp)), 0), 0) AS last_behind,
             greatest(coalesce(extract(epoch FROM CAST(newest AS timestamp) - CAST(first_time AS timestamp)), 0), 0) AS first_behind
           FROM placed
@@ -96,6 +98,7 @@ fn batches(discovery: &Discovery<'_>) -> Question {
           l.newest::text AS newest
         FROM (
           SELECT count(*) AS batches, count(*) FILTER (WHERE is_processed) AS processed,
+            count(DISTINCT run_id) AS runs,
             {counts},
             count(*) FILTER (WHERE last_behind > {lookback}) AS beyond_lookback,
             ceil(coalesce(max(last_behind), 0))::bigint AS smallest_seconds,

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use stepwell_sdk::planner::Measures;
 use stepwell_sdk::source::Source;
 
-use crate::State;
 use crate::discovery::Discovery;
 use crate::search::Pending;
 
@@ -19,11 +18,7 @@ pub fn measures(counts: &[(&'static str, i64)], levels: &[(&'static str, i64)]) 
 }
 
 /// What people should know.
-pub fn notes(
-    discovery: &Discovery<'_>,
-    pending: &Pending<'_>,
-    state: Option<&State>,
-) -> Vec<String> {
+pub fn notes(discovery: &Discovery<'_>, pending: &Pending<'_>) -> Vec<String> {
     let source = discovery.source;
     let without = u64::try_from(pending.events_without_batch).unwrap_or(0);
     let mut notes = without_batch(source, without);
@@ -43,18 +38,18 @@ pub fn notes(
             if held == 1 { "its" } else { "their" },
         ));
     }
-    if let (false, Some(state)) = (discovery.ordered, state) {
-        notes.push(format!(
-            "no index on {} begins with {}: new batches are looked for in the events since {}; \
-             CREATE INDEX ON {} ({}) would find them without reading events",
-            source.events,
-            source.batch.as_str(),
-            state.time_floor,
-            source.events,
-            source.batch.as_str(),
-        ));
-    }
     notes
+}
+
+/// Which index would help.
+pub fn advice(discovery: &Discovery<'_>) -> Option<String> {
+    let (events, batch) = (&discovery.source.events, discovery.source.batch.as_str());
+    (!discovery.ordered).then(|| {
+        format!(
+            "no index on {events} begins with {batch}: new batches are looked for in the events of the lookback; \
+             CREATE INDEX ON {events} ({batch}) would find them without reading events"
+        )
+    })
 }
 
 /// Says which of the pending batches came late, and which have grown.

@@ -49,6 +49,9 @@ struct ListArgs {
     #[arg(long, value_name = "N", default_value_t = 50)]
     #[arg(value_parser = value_parser!(u32).range(1..=100_000))]
     limit: u32,
+    /// Also list when each was first processed, and the last run that did
+    #[arg(long, conflicts_with = "json")]
+    long: bool,
     /// Print one JSON array
     #[arg(long)]
     json: bool,
@@ -123,42 +126,107 @@ fn list(args: &ListArgs, context: &Context) -> Outcome {
         let words = format!("playbook {} has processed {which}", workflow.playbook);
         context.output.result(&words)?;
     } else {
-        context.output.result(&listing(&rows))?;
+        let width = match args.long {
+            true => Width::Long,
+            false => Width::Short,
+        };
+        context.output.result(&listing(&rows, width))?;
     }
     Ok(exit::SUCCESS)
 }
 
-fn listing(rows: &[ManifestRow]) -> String {
-    let columns = [
+/// How much of each batch a list has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Width {
+    /// What fits into 80 columns.
+    Short,
+    /// Everything.
+    Long,
+}
+
+fn listing(rows: &[ManifestRow], width: Width) -> String {
+    let mut columns = vec![
         Column::Text("batch"),
         Column::Number("events"),
         Column::Text("first event"),
         Column::Text("last event"),
-        Column::Text("first processed"),
-        Column::Text("run"),
     ];
-    let or_none = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".into());
+    if width == Width::Long {
+        columns.extend([Column::Text("first processed"), Column::Text("run")]);
+    }
+    let or_none = |time: &Option<String>| time.as_deref().map_or("-".into(), seconds);
     let mut lines = Vec::new();
     for row in rows {
-        lines.push(vec![
+        let mut line = vec![
             row.batch.clone(),
             number(row.events.unsigned_abs()),
             or_none(&row.first_time),
             or_none(&row.last_time),
-            row.processed_at.clone(),
-            row.run_id.clone(),
-        ]);
+        ];
+        if width == Width::Long {
+            line.extend([seconds(&row.processed_at), row.run_id.clone()]);
+        }
+        lines.push(line);
         // Those that have no row of their own.
         if let Some(before) = &row.before {
-            lines.push(vec![
+            let mut line = vec![
                 format!("{} before", number(before.batches.unsigned_abs())),
                 number(before.events.unsigned_abs()),
                 or_none(&before.first_time),
                 or_none(&before.last_time),
-                "-".into(),
-                "-".into(),
-            ]);
+            ];
+            line.resize(columns.len(), "-".into());
+            lines.push(line);
         }
     }
     table(&columns, lines)
+}
+
+/// A time in its text form without what is shorter than a second.
+fn seconds(time: &str) -> String {
+    match time.split_once('.') {
+        None => time.to_owned(),
+        Some((seconds, rest)) => {
+            let zone = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+            format!("{seconds}{zone}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_fits_into_a_terminal() {
+        let time = |text: &str| Some(text.to_owned());
+        let row = ManifestRow {
+            batch: "2026-01-07 10:00:00".into(),
+            events: 1_234_567,
+            first_time: time("2026-01-07 09:00:00.000001+00"),
+            last_time: time("2026-01-07 10:59:59+00"),
+            run_id: "01a2213f-e000-7237-8b37-1e36dd6a5f74".into(),
+            processed_at: "2026-01-07 11:00:00.123456+00".into(),
+            before: Some(stepwell_runner::Before {
+                batches: 19,
+                events: 21,
+                first_time: None,
+                last_time: time("2026-01-01 00:00:00+00"),
+            }),
+        };
+        let text = listing(std::slice::from_ref(&row), Width::Short);
+        assert_eq!(
+            text,
+            "  batch                   events  first event             last event
+  2026-01-07 10:00:00  1,234,567  2026-01-07 09:00:00+00  2026-01-07 10:59:59+00
+  19 before                   21  -                       2026-01-01 00:00:00+00
+"
+        );
+        assert!(text.lines().all(|line| line.chars().count() <= 80));
+        let text = listing(&[row], Width::Long);
+        assert!(
+            text.contains("  2026-01-07 11:00:00+00  01a2213f-e000-7237-8b37-1e36dd6a5f74\n"),
+            "{text}"
+        );
+    }
 }

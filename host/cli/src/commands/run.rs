@@ -220,7 +220,7 @@ pub(super) fn tell(
                         |message: Message<'static>, detail| message.remark("detail", detail);
                     say(details.into_iter().fold(message, remark));
                 }
-                summaries.push(report::summary(&report, output.heading()));
+                summaries.push(report::summary(&report, output.advice(), output.heading()));
                 elements.push(Element::report(workflow, report));
                 codes.push(exit::SUCCESS);
             }

@@ -89,6 +89,11 @@ pub(crate) fn help(
 ) -> Option<String> {
     let own = match &*error.problem {
         Problem::Local { source } => source.help(),
+        Problem::NotInitialised { .. } if workflow.warehouse.url.is_none() => Some(
+            "On the private local server a run makes it by itself: `stepwell run <workflow>`. Or run \
+             `stepwell init <workflow>`, which makes the tables and nothing else."
+                .to_owned(),
+        ),
         _ => error.help(),
     };
     let help = own.or_else(|| {

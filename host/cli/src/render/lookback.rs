@@ -1,6 +1,6 @@
 //! How late batches came and how long keys are, as tables with bars.
 
-use stepwell_runner::LookbackReport;
+use stepwell_runner::{LateBatches, LookbackReport};
 
 use super::table::{Column, table};
 use super::words::{clean, count, number};
@@ -31,15 +31,7 @@ pub(crate) fn text(report: &LookbackReport, unicode: bool) -> String {
             row
         });
         text += &table(&columns, rows);
-        text += &format!(
-            "\nsmallest lookback that finds every batch: {}; the workflow's {} finds {}\n",
-            length(found.smallest_seconds),
-            length(found.lookback_seconds),
-            match found.beyond_lookback {
-                0 => "them all".to_owned(),
-                missed => format!("all but {}", number(missed)),
-            },
-        );
+        text += &format!("\n{}", smallest(found));
         if let Some(latest) = &found.latest {
             text += &format!(
                 "the latest: batch {}, events from {} to {}, after events of {}\n",
@@ -73,6 +65,31 @@ pub(crate) fn text(report: &LookbackReport, unicode: bool) -> String {
     }
     for note in &report.notes {
         text += &format!("note: {}\n", clean(note));
+    }
+    text
+}
+
+/// What the smallest lookback is, and what that means.
+fn smallest(found: &LateBatches) -> String {
+    // Whatever came late came before the first run, and nothing tells which.
+    let one_run = found.processed > 1 && found.runs == 1;
+    let mut text = match (found.smallest_seconds, one_run) {
+        (0, true) => "one run processed all of them, so it is not known yet how late batches come: ask again once later runs \
+                      have processed some\n"
+            .to_owned(),
+        (0, false) => "no batch came late: any lookback finds them all\n".to_owned(),
+        (seconds, _) => format!(
+            "smallest lookback that finds every batch: {}; the workflow's {} finds {}\n",
+            length(seconds),
+            length(found.lookback_seconds),
+            match found.beyond_lookback {
+                0 => "them all".to_owned(),
+                missed => format!("all but {}", number(missed)),
+            },
+        ),
+    };
+    if one_run && found.smallest_seconds > 0 {
+        text += "one run processed all of them: that is what it would be if they had come in the order of their names\n";
     }
     text
 }
@@ -122,6 +139,41 @@ mod tests {
         assert_eq!(bar(0.51, true), "█".repeat(10) + "▏");
         assert_eq!(bar(0.5, false), "#".repeat(10));
         assert_eq!(share(999_999, 1_000_000, false)[1], "99.99 %");
+    }
+
+    #[test]
+    fn a_lookback_of_nothing_says_what_it_means() {
+        let found = |smallest_seconds, processed, runs| LateBatches {
+            batches: 12,
+            processed,
+            runs,
+            within: vec![],
+            beyond_lookback: 0,
+            lookback_seconds: 604_800,
+            smallest_seconds,
+            reach_seconds: 0,
+            latest: None,
+        };
+        let text =
+            |smallest_seconds, processed, runs| smallest(&found(smallest_seconds, processed, runs));
+        assert!(
+            text(0, 12, 1).starts_with("one run processed all of them, so it is not known yet")
+        );
+        assert_eq!(
+            text(0, 12, 2),
+            "no batch came late: any lookback finds them all\n"
+        );
+        assert_eq!(
+            text(0, 1, 1),
+            "no batch came late: any lookback finds them all\n"
+        );
+        let known =
+            "smallest lookback that finds every batch: 2h; the workflow's 7 days finds them all\n";
+        assert_eq!(text(7_200, 12, 3), known);
+        assert!(
+            text(7_200, 12, 1).starts_with(known)
+                && text(7_200, 12, 1).ends_with("of their names\n")
+        );
     }
 
     #[test]

@@ -4,14 +4,15 @@ use clap::builder::styling::Style;
 use stepwell_runner::{Outcome, RunReport, StepReport, StepState};
 
 use super::table::{Column, table};
-use super::words::{clean, count, list, milliseconds, number};
+use super::words::{clean, count, list, milliseconds, number, without_work};
+use crate::output::ShownAdvice;
 
 /// Returns the summary, with a line end. One line if there was nothing to do.
-pub(crate) fn summary(report: &RunReport, heading: Style) -> String {
+pub(crate) fn summary(report: &RunReport, advice: ShownAdvice, heading: Style) -> String {
     let playbook = &report.playbook;
     let took = milliseconds(report.duration_ms as f64);
     if let Outcome::NothingNew { reason } = &report.outcome {
-        let notes = remarks(report);
+        let notes = remarks(report, advice);
         return format!(
             "{playbook}: nothing new: {}, {took}\n{notes}",
             clean(reason)
@@ -42,7 +43,7 @@ pub(crate) fn summary(report: &RunReport, heading: Style) -> String {
     format!(
         "{heading}{playbook}: {what}{slices}, {took}{heading:#}\n\n{}\n{}{left}{continues}run {} as of {}\n",
         steps(report),
-        remarks(report),
+        remarks(report, advice),
         report.run_id,
         report.as_of,
     )
@@ -126,10 +127,19 @@ fn state(state: StepState) -> &'static str {
 
 /// What the steps remarked, and what they measured and was not zero, each on a line. What they published stands in their
 /// remarks.
-fn remarks(report: &RunReport) -> String {
+fn remarks(report: &RunReport, advice: ShownAdvice) -> String {
     let mut text = String::new();
     for step in &report.steps {
-        for note in &step.notes {
+        let hidden = |note: &&String| {
+            let mut all = step.advice.iter();
+            all.find(|advice| advice.note == **note)
+                .is_some_and(|found| match advice {
+                    ShownAdvice::All => false,
+                    ShownAdvice::New => !found.is_new,
+                    ShownAdvice::None => true,
+                })
+        };
+        for note in step.notes.iter().filter(|note| !hidden(note)) {
             text.push_str(&format!("note: {}: {}\n", step.id, clean(note)));
         }
         let unsaid = step
@@ -137,23 +147,34 @@ fn remarks(report: &RunReport) -> String {
             .iter()
             .filter(|(name, _)| !step.published.names(name));
         for (name, value) in unsaid.filter(|(_, value)| **value != 0) {
-            let sign = if *value < 0 { "-" } else { "" };
-            let value = number(value.unsigned_abs());
-            text.push_str(&format!(
-                "note: {}: {} is {sign}{value}\n",
-                step.id,
-                clean(name)
-            ));
+            text.push_str(&format!("note: {}: {}\n", step.id, measured(name, *value)));
         }
     }
     for retry in &report.retries {
         text.push_str(&format!(
             "note: {}: tried again after: {}\n",
             retry.work,
-            clean(&retry.error)
+            clean(without_work(&retry.work, &retry.error))
         ));
     }
     text
+}
+
+/// A number that a step measured, as a sentence where we know what it means. Of a name that a team gave, the words.
+fn measured(name: &str, value: i64) -> String {
+    let n = value.unsigned_abs();
+    match name {
+        "events-without-key" => format!(
+            "{} no key and {} no row",
+            count(n, "event has", "events have"),
+            if n == 1 { "counts in" } else { "count in" },
+        ),
+        _ => {
+            let sign = if value < 0 { "-" } else { "" };
+            let words = clean(name).replace(['-', '_'], " ");
+            format!("{words}: {sign}{}", number(n))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -175,6 +196,7 @@ pub(crate) mod tests {
             measures: BTreeMap::new(),
             published: stepwell_runner::Published::default(),
             notes: vec![],
+            advice: vec![],
             error: None,
         }
     }
@@ -204,11 +226,15 @@ pub(crate) mod tests {
     fn a_summary_has_steps_totals_and_remarks() {
         let mut report = report();
         report.steps[0].notes = vec!["no index on\x1b[2J atomic.events".into()];
-        report.steps[1].measures = [("events-without-key", 12), ("other", 0)]
-            .map(|(name, value)| (name.to_owned(), value))
-            .into();
+        report.steps[1].measures = [
+            ("events-without-key", 12),
+            ("bad_rows-seen", -3),
+            ("other", 0),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
         assert_eq!(
-            summary(&report, Style::new()),
+            summary(&report, ShownAdvice::New, Style::new()),
             "\
 sessions: 3 batches with 8,452 events, 1.2 s
 
@@ -218,12 +244,13 @@ sessions: 3 batches with 8,452 events, 1.2 s
   total           1.2 s
 
 note: new-batches: no index on\u{fffd}[2J atomic.events
-note: sessions: events-without-key is 12
+note: sessions: bad rows seen: -3
+note: sessions: 12 events have no key and count in no row
 run 0192 as of 2026-01-31T02:05:00Z
 "
         );
         report.passes = 4;
-        let text = summary(&report, Style::new());
+        let text = summary(&report, ShownAdvice::New, Style::new());
         assert!(text.starts_with("sessions: 3 batches with 8,452 events in 4 slices, 1.2 s\n"));
         assert!(!text.contains('\x1b'));
         let replay = RunReport {
@@ -233,11 +260,40 @@ run 0192 as of 2026-01-31T02:05:00Z
             passes: 1,
             ..report
         };
-        let text = summary(&replay, Style::new());
+        let text = summary(&replay, ShownAdvice::New, Style::new());
         assert!(
             text.starts_with("sessions: 1 key computed again, 1.2 s\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn advice_is_given_once() {
+        let advice = |note: &str, is_new| stepwell_runner::Advice {
+            note: note.to_owned(),
+            is_new,
+        };
+        let mut report = report();
+        report.steps[0].notes = ["2 events are gone", "an index would help", "so would this"]
+            .map(str::to_owned)
+            .into();
+        report.steps[0].advice = vec![
+            advice("an index would help", false),
+            advice("so would this", true),
+        ];
+        let notes = |shown| {
+            let text = summary(&report, shown, Style::new());
+            let notes = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("note: new-batches: "));
+            notes.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            notes(ShownAdvice::New),
+            ["2 events are gone", "so would this"]
+        );
+        assert_eq!(notes(ShownAdvice::None), ["2 events are gone"]);
+        assert_eq!(notes(ShownAdvice::All).len(), 3);
     }
 
     #[test]
@@ -250,7 +306,7 @@ run 0192 as of 2026-01-31T02:05:00Z
             duration_ms: 9,
             ..report()
         };
-        let text = summary(&report, Style::new().bold());
+        let text = summary(&report, ShownAdvice::New, Style::new().bold());
         assert_eq!(text, "sessions: nothing new: no new batches, 9 ms\n");
         assert_eq!(warning(&report), None);
     }
@@ -265,7 +321,7 @@ run 0192 as of 2026-01-31T02:05:00Z
         let mut after = step("after", 0.0, 0);
         after.state = StepState::Skipped;
         report.steps.extend([defrag, after]);
-        let text = summary(&report, Style::new());
+        let text = summary(&report, ShownAdvice::New, Style::new());
         assert!(
             text.contains("  defrag           1 ms             0  failed\n"),
             "{text}"

@@ -38,6 +38,15 @@ pub(crate) fn milliseconds(ms: f64) -> String {
     duration(Duration::try_from_secs_f64(ms / 1000.0).unwrap_or_default())
 }
 
+/// Leaves out of an error what the name of the work before it says already: `connect to the warehouse: could not connect
+/// to the warehouse: …`.
+pub(crate) fn without_work<'a>(work: &str, error: &'a str) -> &'a str {
+    let rest = error.strip_prefix("could not ");
+    let rest = rest.and_then(|rest| rest.strip_prefix(work));
+    rest.and_then(|rest| rest.strip_prefix(": "))
+        .unwrap_or(error)
+}
+
 /// Joins names as in a sentence: `a, b and c`.
 pub(crate) fn list(names: &[impl AsRef<str>]) -> String {
     let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();

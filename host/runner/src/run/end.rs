@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use stepwell_warehouse::Session;
 
 use super::Context;
+use crate::advice;
 use crate::connect;
 use crate::error::{Failure, Problem, RunError};
 use crate::journal::End;
@@ -33,7 +34,7 @@ impl Context<'_> {
                 (session, Err(error))
             }
         };
-        let totals = self
+        let mut totals = self
             .totals
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
@@ -41,6 +42,15 @@ impl Context<'_> {
         let continues = self.resumed.as_ref().map(|resumed| resumed.run_id.clone());
         match outcome {
             Ok(outcome) => {
+                // A run with nothing to do says nothing that it need not.
+                if passes > 0 {
+                    let (playbook, run_id) = (&self.lease.playbook, &self.lease.run_id);
+                    let known =
+                        advice::compare(&self.control, playbook, run_id, &mut totals.steps).await;
+                    if let Err(error) = known {
+                        tracing::warn!(%error, "could not read which advice was given before");
+                    }
+                }
                 let end = End::Well(&outcome, passes);
                 let finishing = self.journal.finish(&self.control, &self.lease, &end);
                 finishing.await.map_err(|mut error| {

@@ -11,6 +11,7 @@ use stepwell_sandbox::contract::Plan;
 use stepwell_warehouse::Session;
 
 use super::{Context, Interrupt};
+use crate::advice::{self, Advice};
 use crate::confined::Confined;
 use crate::confined::execute::ConfinedExecution;
 use crate::conversation::{Conversation, Whom};
@@ -359,7 +360,7 @@ impl Context<'_> {
     }
 
     pub(super) fn note(&self, index: usize, plan: &Plan) {
-        for note in &plan.notes {
+        for note in &advice::notes(plan) {
             self.event(&Event::Note {
                 step: &self.steps.workflow.steps[index].id,
                 note,
@@ -375,6 +376,7 @@ impl Context<'_> {
         plan: Option<&Plan>,
     ) -> StepReport {
         let published = plan.map(Published::of).unwrap_or_default();
+        let advised = plan.map(advice::of).unwrap_or_default().into_iter();
         let mut measures = executed.measures;
         for (name, value) in published.all() {
             *measures.entry(name.clone()).or_default() += value;
@@ -395,7 +397,13 @@ impl Context<'_> {
             statements: executed.statements,
             measures,
             published,
-            notes: plan.map(|plan| plan.notes.clone()).unwrap_or_default(),
+            notes: plan.map(advice::notes).unwrap_or_default(),
+            advice: advised
+                .map(|note| Advice {
+                    note,
+                    is_new: false,
+                })
+                .collect(),
             error: None,
         }
     }

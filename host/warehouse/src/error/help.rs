@@ -2,6 +2,7 @@ use std::error::Error as StdError;
 use std::io;
 
 use super::WarehouseError;
+use super::retry::is_unknown_host;
 
 pub(super) fn help(error: &WarehouseError) -> Option<String> {
     match error {
@@ -31,6 +32,10 @@ pub(super) fn help(error: &WarehouseError) -> Option<String> {
 
 fn unreachable(server: &str, source: &(dyn StdError + 'static)) -> String {
     let kind = io_kind(source);
+    if is_unknown_host(source) {
+        return "check the host name for a typing mistake, and that this machine's resolver knows it"
+            .to_owned();
+    }
     if server.starts_with('/') {
         return "is it running, and does its `unix_socket_directories` hold this directory? \
                 Without a URL the private local server is used"

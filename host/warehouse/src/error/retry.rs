@@ -1,3 +1,5 @@
+use std::error::Error as StdError;
+
 use super::WarehouseError;
 
 /// What must happen before the same work is worth another try.
@@ -13,6 +15,9 @@ pub enum RetryClass {
 
 pub(super) fn class(error: &WarehouseError) -> RetryClass {
     match error {
+        WarehouseError::Unreachable { source, .. } if is_unknown_host(source.as_ref()) => {
+            RetryClass::Never
+        }
         WarehouseError::Unreachable { .. } | WarehouseError::ConnectionLost { .. } => {
             RetryClass::AfterReconnect
         }
@@ -36,6 +41,22 @@ pub(super) fn class(error: &WarehouseError) -> RetryClass {
         | WarehouseError::CopySource { .. }
         | WarehouseError::Protocol { .. } => RetryClass::Never,
     }
+}
+
+/// Whether the name of the host is nobody's. The standard library keeps the code of `getaddrinfo` to itself and shows it
+/// in the words alone; a resolver that does not answer says so, and may answer later.
+pub(super) fn is_unknown_host(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let words = error.to_string();
+        if words.contains("failed to lookup address information") {
+            return !["Temporary failure", "Try again"]
+                .iter()
+                .any(|passing| words.contains(passing));
+        }
+        next = error.source();
+    }
+    false
 }
 
 pub(super) fn of_sqlstate(sqlstate: &str) -> RetryClass {
@@ -76,6 +97,36 @@ mod tests {
         ] {
             assert_eq!(of_sqlstate(sqlstate), class, "{sqlstate}");
         }
+    }
+
+    #[test]
+    fn a_host_that_nobody_knows_is_not_asked_again() {
+        let class_of = |words: &str| {
+            class(&WarehouseError::Unreachable {
+                server: "db:5432".into(),
+                source: std::io::Error::other(words).into(),
+            })
+        };
+        let looked_up = "failed to lookup address information:";
+        for nobody in ["Name or service not known", "Name does not resolve"] {
+            assert_eq!(
+                class_of(&format!("{looked_up} {nobody}")),
+                RetryClass::Never
+            );
+        }
+        for passing in [
+            format!("{looked_up} Temporary failure in name resolution"),
+            "Connection refused (os error 111)".to_owned(),
+        ] {
+            assert_eq!(class_of(&passing), RetryClass::AfterReconnect, "{passing}");
+        }
+        // What the system says of a name that none can have.
+        let found = std::net::ToSocketAddrs::to_socket_addrs(&("stepwell..invalid", 5432));
+        let words = found.expect_err("nobody has that name").to_string();
+        assert!(
+            words.contains("failed to lookup address information"),
+            "{words}"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use stepwell_runner::{Batches, Forgettable};
 
-use super::{Which, listing};
+use super::{Which, Width, listing};
 use crate::commands::{Context, Outcome, block_on, read_one};
 use crate::exit;
 use crate::failed::Failed;
@@ -103,7 +103,7 @@ fn preview(found: &Forgettable) -> String {
     let shown = &found.rows[..found.rows.len().min(LISTED)];
     let mut text = match shown.is_empty() {
         true => "no such batch is in the manifest\n".to_owned(),
-        false => listing(shown),
+        false => listing(shown, Width::Short),
     };
     let more = found.rows.len() - shown.len();
     if more > 0 {
