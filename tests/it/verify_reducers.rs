@@ -356,7 +356,7 @@ async fn the_program_leaves_no_file_and_no_table() {
     for part in [
         "could not keep the reducer's rows in a temporary file",
         &nowhere,
-        "engaged_time.yaml:33:9",
+        "engaged_time.yaml:34:9",
         "No such file or directory",
         "name another folder by TMPDIR",
     ] {
