@@ -7,13 +7,16 @@ use stepwell_runner::{Problem, RunError, StatementPlace, StepPlace};
 use stepwell_sandbox::{CallError, LimitError};
 use stepwell_warehouse::local::LocalError;
 use stepwell_warehouse::{StatementError, WarehouseError};
-use stepwell_workflow::{Span, Workflow};
+use stepwell_workflow::{Span, Trust, Workflow};
 
 use super::message::{Excerpt, Message, Place};
 use crate::invocation::{Invocation, quoted};
 
 /// Lines of a crashed plugin's log, and functions that it was in, that are shown.
 const CRASH_LINES_MAX: usize = 5;
+
+/// SQLSTATE of a statement whose role may not do what it does.
+const NOT_PERMITTED: &str = "42501";
 
 /// Returns the message for an error of work on a workflow.
 pub(crate) fn message<'a>(
@@ -96,6 +99,7 @@ pub(crate) fn help(
         ),
         _ => error.help(),
     };
+    let own = own.or_else(|| lacks_a_grant(workflow, error));
     let help = own.or_else(|| {
         let again = invocation.again(workflow);
         match &*error.problem {
@@ -109,6 +113,20 @@ pub(crate) fn help(
         }
     });
     help.map(|help| help.replace("<workflow>", &invocation.file(workflow)))
+}
+
+/// What to do where the server kept a third party's plugin from something: its role has what the workflow grants.
+fn lacks_a_grant(workflow: &Workflow, error: &RunError) -> Option<String> {
+    let step = workflow.steps.get(error.step.as_deref()?.index)?;
+    let plugin = workflow.plugins.get(&step.uses)?;
+    let denied = error.warehouse_error()?.sqlstate() == Some(NOT_PERMITTED);
+    (denied && plugin.trust == Trust::ThirdParty).then(|| {
+        format!(
+            "its role can do what `plugins.{}.grants` says, and the plugin did not say that it needs more; if that is \
+             meant, add the table there, a scratch table by its alias",
+            plugin.name
+        )
+    })
 }
 
 /// How to go on without doing again what is done.

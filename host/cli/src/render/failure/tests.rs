@@ -6,7 +6,7 @@ use stepwell_runner::{Components, WarehouseState};
 use stepwell_sandbox::contract::Failure;
 use stepwell_sql::TableName;
 use stepwell_warehouse::Target;
-use stepwell_workflow::Inputs;
+use stepwell_workflow::{Grants, Inputs, Limits, PluginEntry};
 
 use super::*;
 use crate::files::Vars;
@@ -95,6 +95,41 @@ fn without_step(problem: Problem) -> String {
         state: WarehouseState::Unchanged,
         continue_from: None,
     })
+}
+
+/// The server's word for it names a table as no workflow file does, and no key.
+#[test]
+fn what_a_third_partys_role_may_not_do_is_granted_by_a_key() {
+    let denied = |trust: Trust| {
+        let mut workflow = workflow();
+        let plugin = PluginEntry {
+            name: "sql".into(),
+            component: "a.wasm".into(),
+            digest: None,
+            signature: "a.wasm.sig".into(),
+            trust,
+            grants: Grants::default(),
+            connection: None,
+            limits: Limits::default(),
+            span: Span::default(),
+            component_span: Span::default(),
+            digest_span: None,
+            signature_span: None,
+        };
+        workflow.plugins.insert("sql".into(), plugin);
+        let mut error = statement_error();
+        if let Problem::Statement {
+            source: WarehouseError::Statement(source),
+        } = &mut *error.problem
+        {
+            source.sqlstate = "42501".into();
+        }
+        help(&workflow, &error, &Invocation::run()).unwrap_or_default()
+    };
+    let help = denied(Trust::ThirdParty);
+    assert!(help.contains("`plugins.sql.grants`"), "{help}");
+    let own = denied(Trust::Own);
+    assert!(own.starts_with("mend it and run again"), "{own}");
 }
 
 #[test]
