@@ -210,6 +210,7 @@ pub mod source;
 pub mod sql;
 pub mod testing;
 pub mod values;
+pub mod words;
 
 pub use batch::Row;
 pub use bindings::stepwell::step::columnar;

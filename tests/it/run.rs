@@ -987,7 +987,7 @@ async fn a_key_that_never_ends_is_frozen_and_named() {
     assert!(
         error
             .to_string()
-            .contains("1 keys have events that lie more than 30 days apart (bot)"),
+            .contains("1 key has events that lie more than 30 days apart (bot)"),
         "{error}"
     );
     let report = db.run(&with("freeze")).await.unwrap();

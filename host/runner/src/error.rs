@@ -275,7 +275,11 @@ pub enum Problem {
     },
     /// Batches cannot be forgotten, since one row of the manifest stands for many.
     #[error(
-        "batch {batch} and those before it cannot be forgotten: its row stands for {batches} batches without a row of their own"
+        "batch {batch} and those before it cannot be forgotten: its row stands for {}",
+        match batches {
+            1 => "a batch without a row of its own".to_owned(),
+            _ => format!("{batches} batches without a row of their own"),
+        }
     )]
     Folded {
         /// The batch whose row it is.

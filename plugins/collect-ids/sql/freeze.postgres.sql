@@ -104,4 +104,4 @@ WHERE session_id IS NULL;
 
 -- about measures: {"counts":{"runaway-events":400,"runaway-keys":7},"levels":{}}
 -- about ids: {"key":[{"name":"session_id","expression":"domain_sessionid"}],"batches":"batches","bounded":true,"contexts":[],"all":false,"indexed":true,"frozen":true}
--- note: 7 keys have events that lie more than 30 days apart (a; b; c; d; e; …), and have 400 pending events; their rows stay as they are until a replay of the keys or a full refresh
+-- note: 7 keys have events that lie more than 30 days apart (a; b; c; d; e; …), with 400 pending events; their rows stay as they are until a replay of the keys or a full refresh

@@ -813,7 +813,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("1 keys have events that lie more than 30 days apart (a), and have 400 pending events; their rows are computed"),
+            text.contains("1 key has events that lie more than 30 days apart (a), with 400 pending events; its row is computed"),
             "{text}"
         );
 

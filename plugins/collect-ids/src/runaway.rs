@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use stepwell_sdk::planner::{Ask, Measures, Plan, Stop, question};
 use stepwell_sdk::sql::{Ident, Literal, Sql, join};
+use stepwell_sdk::words::count;
 use stepwell_sdk::{Failure, Question, sql};
 
 use crate::{Collect, NoRow, Runaway, Then, With};
@@ -70,28 +71,36 @@ impl Found {
         if self.keys == 0 {
             return plan;
         }
-        let what = match self.runaway.then {
-            Then::Freeze => {
+        let what = match (self.runaway.then, self.keys) {
+            (Then::Freeze, 1) => {
+                "its row stays as it is until a replay of the key or a full refresh"
+            }
+            (Then::Freeze, _) => {
                 "their rows stay as they are until a replay of the keys or a full refresh"
             }
-            Then::Compute | Then::Fail => "their rows are computed from all of their events",
+            (Then::Compute | Then::Fail, 1) => "its row is computed from all of its events",
+            (Then::Compute | Then::Fail, _) => "their rows are computed from all of their events",
         };
         plan.note(format!(
-            "{}, and have {} pending events; {what}",
+            "{}, with {}; {what}",
             self.words(),
-            self.events
+            count(
+                self.events.unsigned_abs(),
+                "pending event",
+                "pending events"
+            ),
         ))
     }
 
     fn words(&self) -> String {
         let seconds = self.runaway.longer_than.seconds;
         let length = match seconds % 86_400 {
-            0 => format!("{} days", seconds / 86_400),
+            0 => count(seconds / 86_400, "day", "days"),
             _ => format!("{seconds} s"),
         };
         format!(
-            "{} keys have events that lie more than {length} apart ({}{})",
-            self.keys,
+            "{} events that lie more than {length} apart ({}{})",
+            count(self.keys.unsigned_abs(), "key has", "keys have"),
             self.named.join("; "),
             if self.keys > NAMED_MAX { "; …" } else { "" },
         )

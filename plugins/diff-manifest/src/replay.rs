@@ -20,10 +20,11 @@ use stepwell_sdk::planner::{Ask, Plan, Stop, question, text};
 use stepwell_sdk::request::Replay;
 use stepwell_sdk::rows::Rows;
 use stepwell_sdk::sql::{Ident, Sql, join};
+use stepwell_sdk::words::count;
 use stepwell_sdk::{Failure, Question, sql};
 
 use crate::discovery::{self, Discovery, microseconds};
-use crate::report::{count, first_of, settling, without_batch};
+use crate::report::{first_of, settling, without_batch};
 use crate::retain::{WithoutRow, standing, without_row};
 use crate::search::{self, Found, Pending};
 use crate::{BATCHES_MAX, State, With, fill};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use stepwell_sdk::planner::Measures;
 use stepwell_sdk::source::Source;
+use stepwell_sdk::words::count;
 
 use crate::discovery::Discovery;
 use crate::search::Pending;
@@ -124,9 +125,4 @@ pub fn first_of(n: u64, first: &str) -> String {
         1 => format!(", {first}"),
         _ => format!(", the first of them {first}"),
     }
-}
-
-/// Writes a number of things: `1 batch`, `2 batches`.
-pub fn count(n: u64, one: &str, many: &str) -> String {
-    format!("{n} {}", if n == 1 { one } else { many })
 }

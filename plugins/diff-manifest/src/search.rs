@@ -3,9 +3,10 @@
 use stepwell_sdk::incremental::Batches;
 use stepwell_sdk::planner::{Ask, Measures, Stop};
 use stepwell_sdk::rows::Row;
+use stepwell_sdk::words::count;
 
 use crate::discovery::{Discovery, PAGE, Page};
-use crate::report::{count, first_of};
+use crate::report::first_of;
 use crate::{State, report};
 
 /// Questions in which processed batches are counted again, and how many batches there must be for that.

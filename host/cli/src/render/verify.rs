@@ -7,7 +7,7 @@ use stepwell_runner::verified::{Batch, BatchKind, Batches, Row, Table};
 use stepwell_workflow::Workflow;
 
 use super::table::{Column, table};
-use super::words::{clean, count, milliseconds, number};
+use super::words::{clean, count, list, milliseconds, number};
 use crate::invocation::{Invocation, quoted};
 use crate::times::parse_time;
 
@@ -96,9 +96,17 @@ fn mends(report: &VerifyReport, workflow: &Workflow, invocation: &Invocation) ->
         .partition(|batch| batch.kind == BatchKind::Unknown);
     if !replayed.is_empty() {
         let command = invocation.line("manifest replay", workflow, &which(&replayed));
-        let them = if replayed.len() == 1 { "it" } else { "them" };
+        let mut kinds: Vec<&str> = replayed.iter().map(|batch| word(batch.kind)).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        // A row that stands for others is several, whatever it says.
+        let (batches, them) = match replayed.as_slice() {
+            [one] if !one.stands_for_others() => ("batch", "it"),
+            _ => ("batches", "them"),
+        };
         mends.push(format!(
-            "no run comes by {them}; `{command}` processes {them}"
+            "no run comes by the {} {batches}; `{command}` processes {them}",
+            list(&kinds)
         ));
     }
     if !unknown.is_empty() {

@@ -145,7 +145,7 @@ derived.sessions: events in 7 rows
 note: derived.sessions: 1 key with events too far apart was not compared; runs may leave its row as it is (`runaway:`)
 note: step defrag took no part: it works outside of a transaction
 
-help: no run comes by it; `stepwell manifest replay w/sessions.yaml --batch '2026-01-03 18:00:00'` processes it
+help: no run comes by the late batch; `stepwell manifest replay w/sessions.yaml --batch '2026-01-03 18:00:00'` processes it
 help: `stepwell run w/sessions.yaml --full-refresh` computes all rows again
 "
     );
@@ -187,7 +187,7 @@ fn batches_are_mended_by_the_command_that_is_shown() {
     assert_eq!(
         help(&report(vec![good()], Some(found(&grown, many)))),
         [format!(
-            "no run comes by them; `stepwell manifest replay w/sessions.yaml {range}` processes them"
+            "no run comes by the grown batches; `stepwell manifest replay w/sessions.yaml {range}` processes them"
         )]
     );
     // What stands for many is no batch that could be named.
@@ -202,7 +202,7 @@ fn batches_are_mended_by_the_command_that_is_shown() {
     assert_eq!(
         help(&report(vec![good()], Some(found(&late, vec![folded])))),
         [format!(
-            "no run comes by it; `stepwell manifest replay w/sessions.yaml {range}` processes it"
+            "no run comes by the late batches; `stepwell manifest replay w/sessions.yaml {range}` processes them"
         )]
     );
     // The source has nothing of these, so there is nothing to replay.
