@@ -753,7 +753,7 @@ fn trap(playbook: &str) -> String {
         "into": "into", "fill": "SELECT 1 AS id, 1 AS since, 1 AS events, 1 AS batch", "about": about.to_string()
     });
     let source =
-        "source: { events: open.facts, batch: id, time: id, event-id: id, lookback: 7 days }\n";
+        "source: { events: open.facts, batch: id, time: at, event-id: id, lookback: 7 days }\n";
     let steps = "  - { id: trap, uses: aggregate, needs: [attack], with: { ids: into, into: rows, columns: { n: count(*) } } }\n";
     text(playbook, "", &with) + steps + source
 }
@@ -762,6 +762,7 @@ fn trap(playbook: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_third_party_publishes_is_not_heard() {
     let db = world().await;
+    db.sql("ALTER TABLE open.facts ADD at timestamptz").await;
     let error = run(&db, &parse(&trap("deputy")), "").await;
     let error = words(&error.expect_err("the ids are none"));
     assert!(
@@ -777,6 +778,7 @@ async fn what_a_third_party_publishes_is_not_heard() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_third_party_published_as_our_own_is_not_taken_over() {
     let db = world().await;
+    db.sql("ALTER TABLE open.facts ADD at timestamptz").await;
     let (theirs, mut ours) = (trap("deputised"), String::new());
     for line in theirs.lines() {
         // Whoever is our own has no login, and no limits of the database's time.
