@@ -232,6 +232,25 @@ fn help_names_the_file_at_hand() {
     let table = TableName::new("stepwell", "version");
     let text = without_step(Problem::NotInitialised { table });
     assert!(text.contains("`stepwell init w/sessions.yaml`"), "{text}");
+    // On the private server nobody has to.
+    let private = workflow_of(
+        "w.yaml",
+        "stepwell: 1\nplaybook: sessions\nsteps: [{ id: truncate, uses: truncate-scratch }]\n",
+        &[],
+    );
+    let error = RunError {
+        problem: Box::new(Problem::NotInitialised {
+            table: TableName::new("stepwell", "version"),
+        }),
+        step: None,
+        run_id: None,
+        state: WarehouseState::Unchanged,
+        continue_from: None,
+    };
+    let plan = Invocation::new("plan", &Vars::default(), None);
+    let text = message(&private, &error, &plan).render(&Renderer::plain());
+    let help = "a run makes it by itself: `stepwell run w.yaml`.";
+    assert!(text.contains(help), "{text}");
     let text = without_step(Problem::LeaseHeld {
         playbook: "sessions".into(),
         owner: "0191".into(),
