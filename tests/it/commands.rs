@@ -800,6 +800,29 @@ async fn batches_that_are_not_found_again_are_named() {
         .await;
 }
 
+/// A key that is not of the key's type is a mistake of the file, not a failure of the step that takes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_another_type_are_refused() {
+    let db = Db::with_tables().await;
+    land(&db, &[("2026-01-01", "2026-01-01", "s", "v")]).await;
+    let program = Program::new(&db);
+    let file = program.file(
+        "visitor_days.yaml",
+        &read_with_url(&db, "visitor_days.yaml"),
+    );
+    assert_eq!(program.run(&["init", &file]).code, 0);
+    assert_eq!(program.run(&["run", &file]).code, 0);
+    let replay = |day: &str| {
+        let keys = program.file("keys.csv", &format!("visitor,day\nv,{day}\n"));
+        program.run(&["manifest", "replay", &file, "--keys", &keys])
+    };
+    let refused = replay("someday");
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    let words = "keys.csv: invalid input syntax for type date: \"someday\"";
+    assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    assert_eq!(replay("2026-01-01").code, 0);
+}
+
 /// Which index would help is said by plans, and by a run where no run before said it.
 ///
 /// It stood below each run of a pipeline that had been told long ago, even with -qq.

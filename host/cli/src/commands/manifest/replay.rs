@@ -109,7 +109,7 @@ pub(super) fn execute(args: &ReplayArgs, context: &Context) -> Outcome {
     })?;
     output.finish();
     if let (Some(file), Err(error)) = (&args.keys, &ended)
-        && let Some(failed) = of_other_columns(file, error)
+        && let Some(failed) = of_other_keys(file, error)
     {
         return Err(failed);
     }
@@ -164,16 +164,26 @@ fn usage(file: &Path, message: &str, help: &str) -> Failed {
     }
 }
 
-/// The error where the step that takes the keys has a key of other columns: the file's mistake, not the step's.
-fn of_other_columns(file: &Path, error: &RunError) -> Option<Failed> {
-    let Problem::Plugin {
-        source: CallError::Failure(failure),
-    } = &*error.problem
-    else {
-        return None;
-    };
-    let help = failure.help.as_deref().unwrap_or_default();
-    (failure.code == "other-key").then(|| usage(file, &failure.message, help))
+/// The error where the step that takes the keys has a key of other columns, or of other types: the file's mistake, not the
+/// step's.
+fn of_other_keys(file: &Path, error: &RunError) -> Option<Failed> {
+    match &*error.problem {
+        Problem::Plugin {
+            source: CallError::Failure(failure),
+        } if failure.code == "other-key" => {
+            let help = failure.help.as_deref().unwrap_or_default();
+            Some(usage(file, &failure.message, help))
+        }
+        // A data exception where the keys become rows of ids.
+        Problem::Statement { source } => {
+            let step = error.step.as_deref()?;
+            let takes_keys = step.plugin.starts_with("collect-ids ");
+            let is_data = source.sqlstate().is_some_and(|code| code.starts_with("22"));
+            let help = "Write the values as the columns of the key have them in the derived table.";
+            (takes_keys && is_data).then(|| usage(file, &source.to_string(), help))
+        }
+        _ => None,
+    }
 }
 
 type Parsed = (Option<Vec<String>>, Vec<Vec<String>>);
