@@ -163,7 +163,7 @@ fn nothing_processed(discovery: &Discovery<'_>) -> Failure {
         ),
     )
     .with_help(
-        "Run the workflow first: `stepwell run`; with --full-refresh where its derived tables have rows already.",
+        "Run the workflow first: `stepwell run`; with --full-refresh where its derived tables have rows of its own already.",
     )
 }
 
