@@ -291,7 +291,14 @@ impl StepKinds for Components {
                 file.display(),
                 says(&bytes)
             );
-            let help = "If the change is wanted, look at what it is granted; `stepwell plugin pin` writes the new digest into the workflow file.";
+            let help = match describe(&bytes) {
+                Ok(_) => {
+                    "If the change is wanted, look at what it is granted; `stepwell plugin pin <workflow>` writes the new \
+                     digest there."
+                }
+                // There is nothing that could be pinned.
+                Err(_) => "Put the component back that was pinned, or a new one in its place.",
+            };
             return Err(LoadError {
                 at: plugin.digest_span,
                 ..error(message, help)

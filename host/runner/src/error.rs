@@ -406,7 +406,8 @@ impl RunError {
         }
     }
 
-    /// Returns what to do next, as a sentence, where that is known.
+    /// Returns what to do next, as a sentence, where that is known. `<workflow>` in it, which a plugin may write too, stands
+    /// for the workflow file, with what every command on it needs.
     pub fn help(&self) -> Option<String> {
         match &*self.problem {
             Problem::Warehouse { source, .. } | Problem::Statement { source } => source.help(),
@@ -454,8 +455,8 @@ impl RunError {
                 Some("`stepwell manifest list <workflow>` shows how batches are written.".into())
             }
             Problem::Folded { .. } => Some(
-                "`stepwell manifest replay` processes them again, as they are in the source now; `stepwell run --full-refresh` \
-                 computes everything again and gives each batch a row."
+                "`stepwell manifest replay <workflow> --batch …` processes them again, as they are in the source now; \
+                 `stepwell run <workflow> --full-refresh` computes everything again and gives each batch a row."
                     .into(),
             ),
             Problem::LeaseLost { .. } => {

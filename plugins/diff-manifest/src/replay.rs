@@ -163,7 +163,7 @@ fn nothing_processed(discovery: &Discovery<'_>) -> Failure {
         ),
     )
     .with_help(
-        "Run the workflow first: `stepwell run`; with --full-refresh where its derived tables have rows of its own already.",
+        "Run the workflow first: `stepwell run <workflow>`; with --full-refresh where its derived tables have rows of its own already.",
     )
 }
 
@@ -270,7 +270,7 @@ fn read(
             (0, Some(_)) => gone.push(batch.to_owned()),
             (0, None) if named => {
                 return Err(Failure::new("no-batch", format!("{} has no batch {batch}", discovery.source.events))
-                    .with_help("`stepwell manifest list` shows those that are processed, `stepwell plan` those that are pending."));
+                    .with_help("`stepwell manifest list <workflow>` shows those that are processed, `stepwell plan <workflow>` those that are pending."));
             }
             // It went between the two questions.
             (0, None) => {}

@@ -106,7 +106,7 @@ impl<R> Element<R> {
                 line: place.map(|(line, _)| line),
                 column: place.map(|(_, column)| column),
                 detail: problem.detail.clone(),
-                help: problem.help.clone(),
+                help: problems::help(file, problem),
             }
         });
         Self::Error(Box::new(ErrorObject {

@@ -7,6 +7,7 @@ use stepwell_workflow::{Problem, Severity, SourceFile};
 
 use super::message::{Message, Place};
 use super::words::count;
+use crate::invocation::quoted;
 
 /// Returns the problems of a file, an empty line after each, and how many there are.
 pub(crate) fn render(file: &SourceFile, problems: &[Problem], renderer: &Renderer) -> String {
@@ -35,7 +36,14 @@ fn message<'a>(file: &'a SourceFile, problem: &Problem) -> Message<'a> {
         .fold(message.at(place), |message, detail| {
             message.remark("detail", detail)
         });
-    message.remark_if("help", problem.help.as_ref())
+    message.remark_if("help", help(file, problem))
+}
+
+/// What to do about it. Commands in it name the file.
+pub(crate) fn help(file: &SourceFile, problem: &Problem) -> Option<String> {
+    let path = quoted(&file.path.display().to_string());
+    let help = problem.help.as_ref();
+    help.map(|help| help.replace("<workflow>", &path))
 }
 
 fn tally(path: &Path, problems: &[Problem]) -> Message<'static> {

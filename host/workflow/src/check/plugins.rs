@@ -149,8 +149,8 @@ fn plugin(
             problems.error_help(
                 entry.key_span,
                 message,
-                "what it is granted holds for one file: pin it with `stepwell plugin pin`, or write `trust: own` if \
-                 your team builds it",
+                "what it is granted holds for one file: pin it with `stepwell plugin pin <workflow>`, or write \
+                 `trust: own` if your team builds it",
             );
         }
         if connection.is_none() && around.has_url {
@@ -158,8 +158,8 @@ fn plugin(
             problems.error_help(
                 entry.key_span,
                 message,
-                "its SQL runs under a login of its own: add `connection: { role: … }`; `stepwell plugin grants` prints \
-                 what makes that role",
+                "its SQL runs under a login of its own: add `connection: { role: … }`; \
+                 `stepwell plugin grants <workflow>` prints what makes that role",
             );
         }
     } else if let Some(connection) = connection {

@@ -72,7 +72,10 @@ pub(super) fn execute(args: &ForgetArgs, context: &Context) -> Outcome {
         let found = stepwell_runner::forgettable(&workflow, &options, &which).await;
         found.map_err(Failed::run(&workflow, &invocation))
     })?;
-    output.say(&preview(&found));
+    output.say(&preview(&found, |batch| {
+        let batch = ["--batch".to_owned(), clean(batch)];
+        invocation.line("manifest replay", &workflow, &batch)
+    }));
     let names: Vec<String> = found.rows.iter().map(|row| row.batch.clone()).collect();
     if !names.is_empty() && !args.yes && !confirmed(output)? {
         output.say("nothing was forgotten");
@@ -98,8 +101,8 @@ pub(super) fn execute(args: &ForgetArgs, context: &Context) -> Outcome {
     Ok(exit::SUCCESS)
 }
 
-/// What would be forgotten, and what comes of it.
-fn preview(found: &Forgettable) -> String {
+/// What would be forgotten, and what comes of it. `replay`: the command line that processes a batch.
+fn preview(found: &Forgettable, replay: impl Fn(&str) -> String) -> String {
     let shown = &found.rows[..found.rows.len().min(LISTED)];
     let mut text = match shown.is_empty() {
         true => "no such batch is in the manifest\n".to_owned(),
@@ -114,10 +117,16 @@ fn preview(found: &Forgettable) -> String {
     }
     if let (Some(first), true) = (found.out_of_reach.first(), found.remaining > 0) {
         text += &format!(
-            "note: the next run may not find {} again, since it looks for later ones; `stepwell manifest replay FILE \
-             --batch '{}'` processes one\n",
-            count(found.out_of_reach.len() as u64, "of them", "of them"),
-            clean(first),
+            "note: the next run may not find {} again, since it looks for later ones; `{}` processes {}\n",
+            match (found.out_of_reach.len() as u64, found.rows.len()) {
+                (_, 1) => "it".to_owned(),
+                (n, _) => format!("{} of them", number(n)),
+            },
+            replay(first),
+            match found.out_of_reach.len() {
+                1 => "it",
+                _ => "one",
+            },
         );
     }
     if found.remaining == 0 && !found.rows.is_empty() {
@@ -138,4 +147,49 @@ fn confirmed(output: &crate::output::Output) -> Result<bool, Failed> {
     let read = std::io::stdin().lock().read_line(&mut answer);
     read.map_err(|error| anyhow::Error::new(error).context("could not read the answer"))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use stepwell_runner::ManifestRow;
+
+    use super::*;
+
+    #[test]
+    fn what_is_out_of_reach_is_processed_by_the_command_that_is_shown() {
+        let row = |batch: &str| ManifestRow {
+            batch: batch.into(),
+            events: 3,
+            first_time: None,
+            last_time: None,
+            run_id: "r".into(),
+            processed_at: "2026-01-07 10:00:00".into(),
+            before: None,
+        };
+        let note = |rows: &[&str], out_of_reach: &[&str]| {
+            let found = Forgettable {
+                rows: rows.iter().copied().map(row).collect(),
+                unknown: vec![],
+                out_of_reach: out_of_reach.iter().map(|&batch| batch.into()).collect(),
+                remaining: 9,
+            };
+            let text = preview(&found, |batch| format!("replay w.yaml {batch}"));
+            let note = text.lines().find_map(|line| line.strip_prefix("note: "));
+            note.unwrap_or_default().to_owned()
+        };
+        let end = "since it looks for later ones; `replay w.yaml b1` processes";
+        assert_eq!(
+            note(&["b1"], &["b1"]),
+            format!("the next run may not find it again, {end} it")
+        );
+        assert_eq!(
+            note(&["b1", "b2"], &["b1"]),
+            format!("the next run may not find 1 of them again, {end} it")
+        );
+        assert_eq!(
+            note(&["b1", "b2"], &["b1", "b2"]),
+            format!("the next run may not find 2 of them again, {end} one")
+        );
+        assert_eq!(note(&["b1"], &[]), "");
+    }
 }

@@ -13,6 +13,7 @@ use crate::commands::{Context, Outcome, block_on, read_one};
 use crate::exit;
 use crate::failed::Failed;
 use crate::files::Vars;
+use crate::invocation::quoted;
 use crate::progress::Progress;
 use crate::render::words::{count, number};
 use crate::signals;
@@ -66,9 +67,11 @@ pub(super) fn execute(args: &ReplayArgs, context: &Context) -> Outcome {
         (None, Batches::All) => {
             return Err(Failed::Usage {
                 message: "what to replay?".into(),
-                help: "Name batches by --batch, --since or --until, or keys by --keys; `stepwell run --full-refresh` \
-                       computes everything again."
-                    .into(),
+                help: format!(
+                    "Name batches by --batch, --since or --until, or keys by --keys; `stepwell run {} --full-refresh` \
+                     computes everything again.",
+                    quoted(&args.file.display().to_string())
+                ),
             });
         }
     };
