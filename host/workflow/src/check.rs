@@ -39,6 +39,13 @@ pub(crate) fn check(
     problems: &mut Problems,
 ) -> Option<Workflow> {
     let start = Span::new(root.span.start, root.span.start);
+    if matches!(root.kind, Kind::Null) {
+        let message = "the workflow file: expected a map, found nothing";
+        let help = "it begins with `stepwell: 1`, `playbook: <name>` and `steps:`; `stepwell check --schema` says what \
+                    else it may have";
+        problems.error_help(root.span, message, help);
+        return None;
+    }
     let mut fields = Fields::new(root, "the workflow file", start, problems)?;
     let format = fields.require(
         "stepwell",

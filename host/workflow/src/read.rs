@@ -52,11 +52,7 @@ impl Workflow {
     ) -> Outcome {
         match read_text(path) {
             Ok(text) => Self::parse_with(path, &text, inputs, kinds, pins),
-            Err(reason) => {
-                let message = format!("could not read workflow file \"{}\"", path.display());
-                let problem = Problem::error(message).with_detail(reason);
-                Err((SourceFile::new(path, ""), vec![problem]))
-            }
+            Err(reason) => Err((SourceFile::new(path, ""), vec![unreadable(path, reason)])),
         }
     }
 
@@ -119,15 +115,12 @@ impl Declarations {
     pub fn read(path: &Path, inputs: &Inputs<'_>) -> Self {
         match read_text(path) {
             Ok(text) => Self::parse(path, &text, inputs),
-            Err(reason) => {
-                let message = format!("could not read workflow file \"{}\"", path.display());
-                Self {
-                    source_file: SourceFile::new(path, ""),
-                    trust: TrustPolicy::default(),
-                    plugins: Vec::new(),
-                    problems: vec![Problem::error(message).with_detail(reason)],
-                }
-            }
+            Err(reason) => Self {
+                source_file: SourceFile::new(path, ""),
+                trust: TrustPolicy::default(),
+                plugins: Vec::new(),
+                problems: vec![unreadable(path, reason)],
+            },
         }
     }
 
@@ -170,6 +163,33 @@ impl TrustPolicy {
             Some(policy) if !problems.fatal() => Ok(policy),
             _ => Err((SourceFile::new(path, &text), problems.finish(&text))),
         }
+    }
+}
+
+/// The problem of a workflow file that cannot be read.
+fn unreadable(path: &Path, reason: String) -> Problem {
+    let message = format!("could not read workflow file \"{}\"", path.display());
+    let problem = Problem::error(message).with_detail(reason);
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        _ if path.is_dir() => {
+            let files = path.join("*.yaml");
+            problem.with_help(format!("name the files in it: {}", files.display()))
+        }
+        Some(folder) if !folder.exists() => {
+            let help = format!(
+                "there is no folder \"{}\"; relative paths begin at the current folder",
+                folder.display()
+            );
+            problem.with_help(help)
+        }
+        folder if !path.exists() => {
+            let folder = folder.unwrap_or(Path::new(".")).display();
+            problem.with_help(format!("`ls {folder}` shows which files are there"))
+        }
+        _ => problem,
     }
 }
 

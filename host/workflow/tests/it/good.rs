@@ -273,6 +273,26 @@ fn what_is_not_a_workflow_file_is_one_problem() {
             .message
             .starts_with("could not read workflow file")
     );
+    // What to do depends on what is there.
+    let folder = folder.path().display();
+    for (name, help) in [
+        ("", format!("name the files in it: {folder}/*.yaml")),
+        (
+            "none.yml",
+            format!("`ls {folder}` shows which files are there"),
+        ),
+        (
+            "none/a.yml",
+            format!(
+                "there is no folder \"{folder}/none\"; relative paths begin at the current folder"
+            ),
+        ),
+    ] {
+        let path = format!("{folder}/{name}");
+        let path = Path::new(path.trim_end_matches('/'));
+        let (_, problems) = Workflow::read(path, &inputs(), &mut TestKinds).unwrap_err();
+        assert_eq!(problems[0].help.as_deref(), Some(help.as_str()), "{name}");
+    }
 }
 
 #[test]
