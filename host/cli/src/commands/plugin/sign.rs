@@ -1,8 +1,8 @@
 //! `stepwell plugin keygen`, `sign` and `verify`: who stands behind a component.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -29,7 +29,8 @@ const OTHERS_MAY_READ: u32 = 0o077;
 ///
 /// Writes the secret key to FILE, readable by you alone, and the public key to FILE.pub. Prints the
 /// public one to stdout, and to stderr where it goes: under `trust: { keys: […] }` of workflow
-/// files, or `keys: […]` of the site's trust file. A file that is there is never replaced.
+/// files, or `keys: […]` of the site's trust file. A file that is there is never replaced; a folder
+/// that is missing is made, for you alone.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -97,6 +98,10 @@ pub(crate) struct VerifyArgs {
 pub(crate) fn keygen(args: &KeygenArgs, context: &Context) -> Outcome {
     let public_file = with_suffix(&args.file, ".pub");
     let key = SecretKey::generate().context("could not make a key")?;
+    if let Some(folder) = args.file.parent().filter(|it| !it.as_os_str().is_empty()) {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.with_context(|| format!("could not make folder {}", folder.display()))?;
+    }
     // The secret one first: nobody should trust a key whose secret half is lost.
     create(&args.file, &key.to_file(), 0o600)?;
     create(&public_file, &format!("{}\n", key.public()), 0o644)?;
@@ -358,6 +363,23 @@ mod tests {
             panic!("others may read it")
         };
         assert!(message.ends_with("its mode is 640"), "{message}");
+    }
+
+    /// `keygen ~/.config/stepwell/signing.key`, as the help has it, failed where the folder was missing.
+    #[test]
+    fn a_folder_that_is_missing_is_made_for_its_owner_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let parent = folder.path().join("config/stepwell");
+        let args = KeygenArgs {
+            file: parent.join("k"),
+        };
+        assert_eq!(
+            keygen(&args, &context(folder.path())).ok(),
+            Some(exit::SUCCESS)
+        );
+        assert!(secret_key(&args.file).is_ok());
+        let mode = fs::metadata(&parent).expect("it was made").mode();
+        assert_eq!(mode & 0o777, 0o700);
     }
 
     #[test]
