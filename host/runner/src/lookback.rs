@@ -37,7 +37,8 @@ pub struct LateBatches {
     pub batches: u64,
     /// Those of them that are processed.
     pub processed: u64,
-    /// Runs that processed them, the last one for each. Batches of one run have no order but that of their names.
+    /// Runs that processed them, the last one for each. Batches count in the order in which they were first processed,
+    /// which a later run leaves as it is; those that were first processed together, in that of their names.
     #[serde(default)]
     pub runs: u64,
     /// How many are behind by at most so many days.

@@ -71,11 +71,12 @@ pub(crate) fn text(report: &LookbackReport, unicode: bool) -> String {
 
 /// What the smallest lookback is, and what that means.
 fn smallest(found: &LateBatches) -> String {
-    // Whatever came late came before the first run, and nothing tells which.
+    // If it was the first run, whatever came late came before it, and nothing tells which. But a full refresh is the last
+    // run of all batches too, and the order in which they were first processed stays.
     let one_run = found.processed > 1 && found.runs == 1;
     let mut text = match (found.smallest_seconds, one_run) {
-        (0, true) => "one run processed all of them, so it is not known yet how late batches come: ask again once later runs \
-                      have processed some\n"
+        (0, true) => "no batch came late; but one run processed all of them, and if it was the first one, it is not known yet \
+                      how late batches come: ask again once later runs have processed some\n"
             .to_owned(),
         (0, false) => "no batch came late: any lookback finds them all\n".to_owned(),
         (seconds, _) => format!(
@@ -89,7 +90,8 @@ fn smallest(found: &LateBatches) -> String {
         ),
     };
     if one_run && found.smallest_seconds > 0 {
-        text += "one run processed all of them: that is what it would be if they had come in the order of their names\n";
+        text += "one run processed all of them: those that no run before it had processed count as if they had come in the \
+                 order of their names\n";
     }
     text
 }
@@ -156,9 +158,7 @@ mod tests {
         };
         let text =
             |smallest_seconds, processed, runs| smallest(&found(smallest_seconds, processed, runs));
-        assert!(
-            text(0, 12, 1).starts_with("one run processed all of them, so it is not known yet")
-        );
+        assert!(text(0, 12, 1).contains("if it was the first one, it is not known yet how late"));
         assert_eq!(
             text(0, 12, 2),
             "no batch came late: any lookback finds them all\n"
