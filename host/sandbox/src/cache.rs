@@ -65,7 +65,16 @@ impl Cache {
                 return None;
             }
         };
-        let expected = fs::read_to_string(self.path(digest, CHECKSUM)).unwrap_or_default();
+        let expected = match fs::read_to_string(self.path(digest, CHECKSUM)) {
+            Ok(expected) => expected,
+            // Another process is between the two files, or died there, or tidies: nothing is damaged.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                debug!(path = %path.display(), "a compiled plugin has no checksum, compiling it again");
+                return None;
+            }
+            // What cannot be read or is no text is not the checksum.
+            Err(_) => String::new(),
+        };
         if expected != checksum(&artefact) {
             warn!(path = %path.display(), "a compiled plugin is damaged, compiling it again");
             return None;
