@@ -906,6 +906,37 @@ async fn the_commands_say_what_they_found() {
         "{}",
         mended.stdout
     );
+    let some = program.run(&["verify", &file, "--sample", "1"]);
+    assert_eq!(some.code, 0, "{}", some.stderr);
+    let words = "sessions: 1 row compared (--sample 1), none differs from a rebuild, ";
+    assert!(some.stdout.starts_with(words), "{}", some.stdout);
+
+    // A full refresh alone mends a table that is gone, and not one of other columns.
+    let refresh = format!("help: `stepwell run {file} --full-refresh` computes all rows again\n");
+    db.sql("ALTER TABLE derived.sessions RENAME TO elsewhere")
+        .await;
+    let gone = program.run(&["verify", &file]);
+    assert_eq!(gone.code, 11, "{}", gone.stderr);
+    assert!(gone.stdout.contains(&refresh), "{}", gone.stdout);
+    assert!(!gone.stdout.contains("--limit"), "{}", gone.stdout);
+    db.sql("ALTER TABLE derived.elsewhere RENAME TO sessions")
+        .await;
+    db.sql("ALTER TABLE derived.sessions ADD COLUMN more integer")
+        .await;
+    let other = program.run(&["verify", &file]);
+    assert_eq!(other.code, 11, "{}", other.stderr);
+    let words = "help: set `on-schema-change: rebuild` on step \"commit\"";
+    assert!(other.stdout.contains(words), "{}", other.stdout);
+    assert!(!other.stdout.contains(&refresh), "{}", other.stdout);
+    db.sql("ALTER TABLE derived.sessions DROP COLUMN more")
+        .await;
+
+    // A plugin does not know its file; the host puts it into the plugin's words.
+    let batch = ["--batch", "1999-01-01 00:00:00"];
+    let unknown = program.run(&[&["manifest", "replay", &file][..], &batch].concat());
+    assert_eq!(unknown.code, 6, "{}", unknown.stderr);
+    let words = format!("help: `stepwell manifest list {file}` shows those that are processed");
+    assert!(unknown.stderr.contains(&words), "{}", unknown.stderr);
     assert_eq!(program.run(&["verify", &file]).code, 0);
 
     // Mistakes on the command line are no failures of steps.

@@ -2,8 +2,8 @@
 
 use clap::builder::styling::Style;
 use jiff::{Timestamp, ToSpan, Unit};
-use stepwell_runner::VerifyReport;
 use stepwell_runner::verified::{Batch, BatchKind, Batches, Row, Table};
+use stepwell_runner::{Sample, VerifyOptions, VerifyReport};
 use stepwell_workflow::Workflow;
 
 use super::table::{Column, table};
@@ -21,17 +21,12 @@ pub(crate) fn text(
     invocation: &Invocation,
     heading: Style,
 ) -> String {
-    let wrong: u64 = report.tables.iter().map(Table::wrong).sum();
-    let words = match (report.differs, wrong) {
-        (false, _) => "no row differs".to_owned(),
-        (true, 0) => "the columns differ".to_owned(),
-        (true, _) => count(wrong, "row differs", "rows differ"),
-    };
     let took = milliseconds(report.duration_ms as f64);
     let mut parts = vec![
         format!(
-            "{heading}{}: {words} from a rebuild, {took}{heading:#}\n",
-            report.playbook
+            "{heading}{}: {}, {took}{heading:#}\n",
+            report.playbook,
+            outcome(report)
         ),
         tables(&report.tables),
     ];
@@ -46,6 +41,45 @@ pub(crate) fn text(
     parts.push(mends.iter().map(|mend| format!("help: {mend}\n")).collect());
     parts.retain(|part| !part.is_empty());
     parts.join("\n")
+}
+
+/// What came of it. Where less than all was compared, this says how much, and by which options: nobody should take a
+/// sample for the whole.
+fn outcome(report: &VerifyReport) -> String {
+    let wrong: u64 = report.tables.iter().map(Table::wrong).sum();
+    let compared = report.tables.iter().map(|table| table.rows + table.missing);
+    let compared: u64 = compared.sum();
+    let words = match (part(&report.compared), report.differs, wrong) {
+        (None, false, _) => "no row differs".to_owned(),
+        (None, true, 0) => "the columns differ".to_owned(),
+        (None, true, _) => count(wrong, "row differs", "rows differ"),
+        (Some(options), false, _) if compared == 0 => {
+            return format!("no row was compared ({options})");
+        }
+        (Some(options), differs, wrong) => {
+            let compared = count(compared, "row", "rows");
+            let found = match (differs, wrong) {
+                (false, _) => "none differs".to_owned(),
+                (true, 0) => "the columns differ".to_owned(),
+                (true, _) => count(wrong, "differs", "differ"),
+            };
+            format!("{compared} compared ({options}), {found}")
+        }
+    };
+    format!("{words} from a rebuild")
+}
+
+/// The options that chose a part of the keys; none where all were compared.
+fn part(compared: &VerifyOptions) -> Option<String> {
+    let sample = compared.sample.map(|sample| match sample {
+        Sample::Keys(keys) => format!("--sample {keys}"),
+        // 7 % is 7.000000000000001 otherwise.
+        Sample::Share(share) => format!("--sample {}%", (share * 1e10).round() / 1e8),
+    });
+    let bounds = [("--since", compared.since), ("--until", compared.until)];
+    let bounds = bounds.map(|(name, time)| time.map(|time| format!("{name} {time}")));
+    let options: Vec<String> = bounds.into_iter().chain([sample]).flatten().collect();
+    (!options.is_empty()).then(|| options.join(" "))
 }
 
 fn notes(report: &VerifyReport) -> String {
@@ -117,14 +151,46 @@ fn mends(report: &VerifyReport, workflow: &Workflow, invocation: &Invocation) ->
     }
     if report.differs {
         let refresh = invocation.line("run", workflow, &["--full-refresh".to_owned()]);
-        mends.push(match keys(report, workflow, invocation) {
-            Some(replay) => {
+        let columns = columns(report, workflow, &refresh);
+        mends.push(match (columns, keys(report, workflow, invocation)) {
+            (Some(columns), _) => columns,
+            (None, Some(replay)) => {
                 format!("`{replay}` computes these rows again, `{refresh}` all of them")
             }
-            None => format!("`{refresh}` computes all rows again"),
+            (None, None) => format!("`{refresh}` computes all rows again"),
         });
     }
     mends
+}
+
+/// Returns what to do where a table has other columns than were computed and its step does not change them unasked: a full
+/// refresh by itself would compute all rows and be refused in the end.
+fn columns(report: &VerifyReport, workflow: &Workflow, refresh: &str) -> Option<String> {
+    let tables = report
+        .tables
+        .iter()
+        .filter(|table| table.has_other_columns());
+    let tables: Vec<&str> = tables.map(|table| table.table.as_str()).collect();
+    let mut commits = workflow.steps.iter().filter(|step| {
+        let mut written = step.writes_tables.iter().map(ToString::to_string);
+        step.uses == "commit" && written.any(|table| tables.contains(&table.as_str()))
+    });
+    commits.find_map(|step| {
+        let policy = step.with.get("on-schema-change");
+        match policy.and_then(|policy| policy.as_str()) {
+            Some("rebuild") => None,
+            Some("append") => Some(format!(
+                "`{refresh}` adds columns that are new and computes all rows again; for other differences, set \
+                 `on-schema-change: rebuild` on step \"{}\" first",
+                step.id
+            )),
+            _ => Some(format!(
+                "set `on-schema-change: rebuild` on step \"{}\", which changes no column otherwise; then `{refresh}` \
+                 changes them and computes all rows again. With `append` it adds columns that are new, and no others",
+                step.id
+            )),
+        }
+    })
 }
 
 /// The options that name batches: one by one where they are few, or the stretch of time that their events lie in.
@@ -274,10 +340,12 @@ fn details(found: &Table) -> Vec<String> {
         .collect()
 }
 
-/// The line that says how many of all were not named; empty if none.
+/// The line that says how many of all were not named; empty if none. Without any that is, the numbers above say it all:
+/// the rows of a table that does not exist are never named.
 fn and_more(all: u64, named: usize, one: &str, many: &str) -> String {
     match all.saturating_sub(named as u64) {
         0 => String::new(),
+        _ if named == 0 => String::new(),
         more => format!(
             "  and {}; `--limit` says how many are named\n",
             count(more, &format!("more {one}"), &format!("more {many}"))

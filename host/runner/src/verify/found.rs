@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+/// What `schema` says of a table that does not exist.
+const NO_TABLE: &str = "the table does not exist";
+
 /// What one step found.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct Published {
@@ -109,7 +112,7 @@ pub struct Table {
     pub frozen: u64,
     /// The columns that differ, with the number of rows in which they do.
     pub columns: Vec<Column>,
-    /// Columns that one side alone has, in words.
+    /// Columns that one side alone has, in words; or that there is no table.
     pub schema: Vec<String>,
     /// The first rows of each kind of difference, in the order of their keys.
     pub named: Vec<Row>,
@@ -119,6 +122,11 @@ impl Table {
     /// Returns how many rows are not as in the rebuild.
     pub fn wrong(&self) -> u64 {
         self.missing + self.surplus + self.differing
+    }
+
+    /// Whether the table is there, with other columns than were computed for it.
+    pub fn has_other_columns(&self) -> bool {
+        !self.schema.is_empty() && self.schema != [NO_TABLE]
     }
 
     /// Whether the table is not as in the rebuild.

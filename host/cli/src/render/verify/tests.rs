@@ -151,6 +151,97 @@ help: `stepwell run w/sessions.yaml --full-refresh` computes all rows again
     );
 }
 
+/// `verify --sample 5` said that no row differs from a rebuild, as if it had compared all of them.
+#[test]
+fn a_part_is_not_taken_for_the_whole() {
+    let first = |compared: VerifyOptions, table: Table| {
+        let mut report = report(vec![table], None);
+        report.compared = compared;
+        let text = text_of(&report, &workflow("{ session_id: domain_sessionid }"));
+        text.lines().next().unwrap_or_default().to_owned()
+    };
+    let sample = |sample| VerifyOptions {
+        sample: Some(sample),
+        ..VerifyOptions::default()
+    };
+    let rows = |rows, missing, differing| Table {
+        rows,
+        missing,
+        differing,
+        ..good()
+    };
+    assert_eq!(
+        first(sample(Sample::Keys(5)), rows(5, 0, 0)),
+        "sessions: 5 rows compared (--sample 5), none differs from a rebuild, 340 ms"
+    );
+    assert_eq!(
+        first(sample(Sample::Share(0.07)), rows(11, 1, 2)),
+        "sessions: 12 rows compared (--sample 7%), 3 differ from a rebuild, 340 ms"
+    );
+    let since = VerifyOptions {
+        since: Some("2026-01-02T00:00:00Z".parse().expect("a time")),
+        until: Some("2026-01-03T00:00:00Z".parse().expect("a time")),
+        ..sample(Sample::Keys(5))
+    };
+    assert_eq!(
+        first(since, rows(0, 0, 0)),
+        "sessions: no row was compared (--since 2026-01-02T00:00:00Z --until 2026-01-03T00:00:00Z --sample 5), 340 ms"
+    );
+}
+
+/// A full refresh was advised where a column was new. It computed all rows and was refused in the end.
+#[test]
+fn other_columns_are_mended_by_the_step_that_may_change_them() {
+    let help = |policy: &str, schema: &str| {
+        let text = format!(
+            "stepwell: 1
+playbook: sessions
+source: {{ events: atomic.events, batch: etl_tstamp, time: collector_tstamp, event-id: event_id, lookback: 7 days }}
+steps:
+  - {{ id: new, uses: diff-manifest, with: {{ into: batches }} }}
+  - {{ id: ids, uses: collect-ids, with: {{ batches: batches, key: {{ session_id: domain_sessionid }}, into: ids }} }}
+  - {{ id: rows, uses: aggregate, with: {{ ids: ids, into: rows, columns: {{ session_id: domain_sessionid, n: count(*) }} }} }}
+  - id: write
+    uses: commit
+    with:
+      replace: [{{ table: derived.sessions, from: rows, ids: ids }}]
+      manifest: batches
+{policy}"
+        );
+        let workflow = workflow_of("w/sessions.yaml", &text, &[]);
+        let table = Table {
+            schema: vec![schema.to_owned()],
+            missing: 3,
+            ..good()
+        };
+        let text = text_of(&report(vec![table], None), &workflow);
+        assert!(!text.contains("--limit"), "nothing was named: {text}");
+        let help = text.lines().filter_map(|line| line.strip_prefix("help: "));
+        help.collect::<Vec<_>>().join("\n")
+    };
+    let refresh = "`stepwell run w/sessions.yaml --full-refresh`";
+    let new = "\"n\" (bigint) is new";
+    for policy in ["", "      on-schema-change: fail\n"] {
+        assert_eq!(
+            help(policy, new),
+            format!(
+                "set `on-schema-change: rebuild` on step \"write\", which changes no column otherwise; then {refresh} \
+                 changes them and computes all rows again. With `append` it adds columns that are new, and no others"
+            )
+        );
+    }
+    assert_eq!(
+        help("      on-schema-change: append\n", new),
+        format!(
+            "{refresh} adds columns that are new and computes all rows again; for other differences, set \
+             `on-schema-change: rebuild` on step \"write\" first"
+        )
+    );
+    let all = format!("{refresh} computes all rows again");
+    assert_eq!(help("      on-schema-change: rebuild\n", new), all);
+    assert_eq!(help("", "the table does not exist"), all);
+}
+
 #[test]
 fn where_all_is_well_nothing_is_to_be_done() {
     let report = report(
