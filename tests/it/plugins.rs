@@ -266,7 +266,10 @@ async fn handed_on(db: &Db, team: &Team, step: &str) {
 
     let refused = team.fails(3, step, &["check", "theirs.yaml"]);
     assert!(refused.contains("lacks key \"digest\""), "{refused}");
-    assert!(refused.contains("`stepwell plugin pin`"), "{refused}");
+    assert!(
+        refused.contains("`stepwell plugin pin theirs.yaml`"),
+        "{refused}"
+    );
     assert!(refused.contains("`connection: { role: … }`"), "{refused}");
     let (_, proposed) = refused.split_once("write `grants: ").expect("a proposal");
     let (proposed, _) = proposed.split_once('`').expect("it ends");
