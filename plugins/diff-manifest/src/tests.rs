@@ -1009,7 +1009,7 @@ fn nothing_is_replayed_where_nothing_is_processed() {
     let (plan, asked) = empty.outcome();
     let failure = plan.unwrap_err();
     assert_eq!(failure.code, "nothing-processed");
-    assert!(failure.help.unwrap().contains("`stepwell run`"));
+    assert!(failure.help.unwrap().contains("`stepwell run <workflow>`"));
     assert_eq!(asked.last().unwrap().label, "state of the manifest");
 }
 
