@@ -46,7 +46,7 @@ pub const ADVICE: &str = "advice";
 /// The databases whose SQL a step may have to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
-    /// PostgreSQL 13 or newer.
+    /// PostgreSQL 14 or newer.
     Postgres,
     /// Amazon Redshift.
     Redshift,

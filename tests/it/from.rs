@@ -424,6 +424,8 @@ async fn a_crash_of_the_server_is_noticed() {
     let again = failed.from("commit");
     assert_eq!(again.code, 6, "{}", again.stderr);
 
+    // What the journal says of steps may be lost within the last moments before a crash, unless it is on disk.
+    failed.db.sql("CHECKPOINT").await;
     // The server ends all sessions once it notices; one that was made before that would be ended with them.
     let witness = Session::connect(&failed.db.target, &SessionOptions::default()).await;
     let witness = witness.expect("a session");
@@ -449,6 +451,7 @@ async fn a_crash_of_the_server_is_noticed() {
     // All over again, for the whole server.
     let ended = failed.program.run(&["run", &failed.file, "--full-refresh"]);
     assert_eq!(ended.code, 6, "{}", ended.stderr);
+    failed.db.sql("CHECKPOINT").await;
     let running = server.clone();
     let crashed = tokio::task::spawn_blocking(move || running.crash());
     crashed.await.expect("it restarts");

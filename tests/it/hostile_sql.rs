@@ -146,8 +146,10 @@ enum End {
     Fails(&'static str),
     /// The run goes well: the attack came to nothing.
     Nothing,
+    /// Nothing comes of it: some versions of the server refuse it with an error that holds this, others do not.
+    NothingOr(&'static str),
 }
-use End::{Fails, Nothing};
+use End::{Fails, Nothing, NothingOr};
 
 /// Runs each attack, and looks at all that it might have changed.
 async fn attacked(db: &Db, playbook: &str, more: &str, attacks: Vec<(Value, End)>) {
@@ -169,7 +171,7 @@ async fn attacked(db: &Db, playbook: &str, more: &str, attacks: Vec<(Value, End)
         .await;
         let ended = run(db, &parse(&text(playbook, more, &with)), more).await;
         match (&ended, &end) {
-            (Ok(report), Nothing) => {
+            (Ok(report), Nothing | NothingOr(_)) => {
                 let notes = report.steps.iter().flat_map(|step| &step.notes);
                 assert!(
                     !notes
@@ -179,7 +181,7 @@ async fn attacked(db: &Db, playbook: &str, more: &str, attacks: Vec<(Value, End)
                     "{with} learnt the secret"
                 );
             }
-            (Err(error), Fails(part)) => {
+            (Err(error), Fails(part) | NothingOr(part)) => {
                 assert!(words(error).contains(part), "{with}: {}", words(error));
             }
             (Ok(report), Fails(part)) => {
@@ -509,7 +511,10 @@ async fn the_script_makes_what_a_run_asks_for() {
             statement("INSERT INTO derived.own SELECT lo_from_bytea(0, 'a')::text::bigint"),
             Fails(owns),
         ),
-        (question("SELECT lo_create(0)::text AS said"), Nothing),
+        (
+            question("SELECT lo_create(0)::text AS said"),
+            NothingOr("in a read-only transaction"),
+        ),
         (
             question("SELECT pg_advisory_lock(1)::text AS said"),
             Nothing,

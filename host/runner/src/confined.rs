@@ -112,8 +112,8 @@ impl Confined {
         let login = roles::of(logins, entry)?;
         let session = connect::plugin(workflow, &login.target, run_id).await?;
         if !session.is_pinned() {
-            let message = "what lies between here and the server does not take settings when a connection is opened; \
-                 connect to the server itself";
+            let message = "the server is older than PostgreSQL 14, or what lies between here and it does not take settings \
+                 when a connection is opened; connect to the server itself";
             return Err(RunError::new(Problem::Refused(message.into())));
         }
         let (own, hosts) = tokio::join!(session.whereabouts(), host.whereabouts());
