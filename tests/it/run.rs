@@ -3,6 +3,7 @@
 use stepwell_runner::{Outcome, RunOptions, StepState};
 
 use crate::harness::{Db, parse, read, stream, workflow};
+use crate::program::{Program, read_with_url};
 
 /// A first build, batches that follow, late events among them.
 ///
@@ -347,7 +348,8 @@ async fn a_late_oldest_batch_is_taken() {
         .await;
 }
 
-/// A full refresh takes all batches at once, whatever `--max-batches` says: readers see one change.
+/// A full refresh takes all batches at once, whatever the options say: readers see one change. On the command line, where
+/// `--max-batches` would seem to bound it, both together are refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_refresh_has_no_slices() {
     let db = Db::with_tables().await;
@@ -369,6 +371,15 @@ async fn a_full_refresh_has_no_slices() {
         (report.passes, i64::try_from(report.batches)),
         (1, Ok(batches))
     );
+    let program = Program::new(&db);
+    let file = program.file("sessions.yaml", &read_with_url(&db, "sessions.yaml"));
+    let runs = db.number("SELECT count(*) FROM stepwell.runs").await;
+    let ended = program.run(&["run", &file, "--full-refresh", "--max-batches", "3"]);
+    assert_eq!(ended.code, 2, "{}", ended.stderr);
+    for words in ["one transaction without slices", "leave --max-batches out"] {
+        assert!(ended.stderr.contains(words), "{}", ended.stderr);
+    }
+    assert_eq!(db.number("SELECT count(*) FROM stepwell.runs").await, runs);
     db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
         .await;
 }

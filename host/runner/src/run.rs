@@ -49,7 +49,8 @@ pub struct RunOptions {
     pub as_of: Option<jiff::Timestamp>,
     /// Computes everything again, and replaces the derived tables whole.
     pub full_refresh: bool,
-    /// Most batches of one pass; a longer backlog takes several, each committed on its own.
+    /// Most batches of one pass; a longer backlog takes several, each committed on its own. A full refresh takes all batches
+    /// in one pass, whatever this says.
     pub max_batches: Option<u32>,
     /// Computes these again instead of what is pending.
     pub replay: Option<Replay>,

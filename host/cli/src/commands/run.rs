@@ -46,7 +46,8 @@ pub(crate) struct RunArgs {
     files: Vec<PathBuf>,
     #[command(flatten)]
     shared: RunFlags,
-    /// Most batches that are committed at once; a longer backlog takes several slices
+    /// Most batches that are committed at once; a longer backlog takes several slices. Not with
+    /// --full-refresh, which is one transaction without slices
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_batches: Option<u32>,
     /// Most slices of this run; the rest of a backlog is left for the next one
@@ -105,6 +106,14 @@ pub(crate) fn execute(args: &RunArgs, context: &Context) -> Outcome {
             message: "--from goes on with the run of one workflow, and several files were given"
                 .to_owned(),
             help: "give the file of the workflow that failed".to_owned(),
+        });
+    }
+    if args.shared.full_refresh && args.max_batches.is_some() {
+        return Err(Failed::Usage {
+            message: "--max-batches bounds the slices of a backlog, and --full-refresh is one transaction without slices"
+                .to_owned(),
+            help: "leave --max-batches out to compute everything again, or --full-refresh to work off what is pending"
+                .to_owned(),
         });
     }
     let mut components = context.components();
