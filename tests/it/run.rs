@@ -1044,3 +1044,29 @@ async fn a_key_that_never_ends_is_frozen_and_named() {
     db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
         .await;
 }
+
+/// A URL that leads to a private server which is stopped: no retry starts it, so none is made, and what does is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_server_behind_a_url_that_is_stopped_is_named() {
+    let db = Db::with_tables().await;
+    let program = Program::new(&db);
+    let text = read_with_url(&db, "sessions.yaml").replace(
+        &db.url(),
+        "postgres:///stepwell?host=/a/project/.stepwell/postgres/run&user=stepwell",
+    );
+    let file = program.file("sessions.yaml", &text);
+    let ended = program.run(&["run", &file]);
+    assert_eq!(ended.code, 4, "{}", ended.stderr);
+    for words in [
+        "/a/project/.stepwell/postgres/run/.s.PGSQL.5432",
+        "the private server of /a/project",
+        "`stepwell local start` there",
+    ] {
+        assert!(
+            ended.stderr.contains(words),
+            "no {words} in {}",
+            ended.stderr
+        );
+    }
+    assert!(!ended.stderr.contains("trying again"), "{}", ended.stderr);
+}

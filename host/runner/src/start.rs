@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use stepwell_sandbox::Component;
-use stepwell_warehouse::{Session, Target};
+use stepwell_warehouse::{Session, Target, WarehouseError};
 use stepwell_workflow::Workflow;
 
 use crate::components::Components;
@@ -160,6 +160,12 @@ impl Start<'_> {
                 Ok(sessions) => return Ok(sessions),
                 Err(error) => error,
             };
+            let stopped = error
+                .warehouse_error()
+                .is_some_and(WarehouseError::is_private_server_stopped);
+            if stopped {
+                return Err(error);
+            }
             failed += 1;
             match self
                 .retries

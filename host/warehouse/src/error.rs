@@ -204,6 +204,12 @@ impl WarehouseError {
         retry::class(self)
     }
 
+    /// Whether it is the private local server that was not reached, and its socket is not there: it is stopped, and does not
+    /// start before somebody starts it. One that a session was connected to may be on its way back.
+    pub fn is_private_server_stopped(&self) -> bool {
+        help::is_private_and_stopped(self)
+    }
+
     /// Returns what to do next, as a sentence, for the kinds where that is known.
     pub fn help(&self) -> Option<String> {
         help::help(self)

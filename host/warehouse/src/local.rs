@@ -25,6 +25,7 @@ use cluster::{Cluster, PidFile, StopMode};
 pub use error::LocalError;
 use find::Binaries;
 use place::Place;
+pub(crate) use place::private_socket;
 use user::ServerUser;
 
 /// Superuser and database of the private server.

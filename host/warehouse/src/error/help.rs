@@ -1,8 +1,10 @@
 use std::error::Error as StdError;
 use std::io;
+use std::path::Path;
 
 use super::WarehouseError;
 use super::retry::is_unknown_host;
+use crate::local::private_socket;
 
 pub(super) fn help(error: &WarehouseError) -> Option<String> {
     match error {
@@ -36,6 +38,11 @@ fn unreachable(server: &str, source: &(dyn StdError + 'static)) -> String {
         return "check the host name for a typing mistake, and that this machine's resolver knows it"
             .to_owned();
     }
+    if let (Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused), Some(project)) =
+        (kind, private_socket(Path::new(server)))
+    {
+        return private(project);
+    }
     if server.starts_with('/') {
         return "is it running, and does its `unix_socket_directories` hold this directory? \
                 Without a URL the private local server is used"
@@ -52,6 +59,28 @@ fn unreachable(server: &str, source: &(dyn StdError + 'static)) -> String {
                 .to_owned()
         }
         _ => "check the host name and the port, and that this machine reaches it".to_owned(),
+    }
+}
+
+/// What to do about a private server that does not run. A URL with its socket does not start it.
+fn private(project: Option<&Path>) -> String {
+    let (whose, there) = match project {
+        Some(project) => (format!(" of {}", project.display()), "there"),
+        None => (String::new(), "in the folder of its project"),
+    };
+    format!(
+        "it is the private server{whose}, which is not running: start it with `stepwell local start` {there}. Without a URL \
+         each run starts it by itself"
+    )
+}
+
+pub(super) fn is_private_and_stopped(error: &WarehouseError) -> bool {
+    match error {
+        WarehouseError::Unreachable { server, source } => {
+            io_kind(source.as_ref()) == Some(io::ErrorKind::NotFound)
+                && private_socket(Path::new(server)).is_some()
+        }
+        _ => false,
     }
 }
 

@@ -202,6 +202,28 @@ fn hash(path: &Path) -> String {
     format!("{hash:016x}")
 }
 
+/// Whether a socket is where a private server has its own, and the folder of the project if the path says which.
+///
+/// The path is compared, nothing is looked at: the server may be stopped, or removed.
+pub(crate) fn private_socket(socket: &Path) -> Option<Option<&Path>> {
+    let directory = socket.parent()?;
+    if let Some(home) = directory.parent().filter(|_| directory.ends_with("run")) {
+        if home.ends_with(".stepwell/postgres") {
+            return Some(home.parent().and_then(Path::parent));
+        }
+        if is_hashed(home, "/var/lib/stepwell/") || is_hashed(home, "/var/tmp/stepwell-") {
+            return Some(None);
+        }
+    }
+    is_hashed(directory, "/tmp/stepwell-").then_some(None)
+}
+
+/// Whether a path is this beginning and a [`hash`].
+fn is_hashed(path: &Path, beginning: &str) -> bool {
+    let rest = path.to_str().and_then(|path| path.strip_prefix(beginning));
+    rest.is_some_and(|hash| hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,6 +250,35 @@ mod tests {
         fs::write(dir.path().join(NOTE), "/etc\n").expect("written");
         let place = Place::of(dir.path(), 5432).expect("a place");
         assert!(place.home().ends_with("postgres"));
+    }
+
+    #[test]
+    fn a_private_socket_is_known_by_its_path() {
+        let place = |dir: &str, home: PathBuf| Place {
+            dir: PathBuf::from(dir),
+            home,
+            port: 5432,
+        };
+        let near = place("/p q/.stepwell", PathBuf::from("/p q/.stepwell/postgres"));
+        assert_eq!(
+            private_socket(&near.socket()),
+            Some(Some(Path::new("/p q")))
+        );
+        let long = format!("/{}/.stepwell", "x".repeat(100));
+        let mut elsewhere: Vec<_> = elsewhere(near.dir.as_path()).into();
+        elsewhere.push(Path::new(&long).join("postgres"));
+        for home in elsewhere {
+            let socket = place(&long, home).socket();
+            assert_eq!(private_socket(&socket), Some(None), "{}", socket.display());
+        }
+        for other in [
+            "/var/run/postgresql/.s.PGSQL.5432",
+            "/p/postgres/run/.s.PGSQL.5432",
+            "/tmp/stepwell-tests/.s.PGSQL.5432",
+            ".s.PGSQL.5432",
+        ] {
+            assert_eq!(private_socket(Path::new(other)), None, "{other}");
+        }
     }
 
     #[test]

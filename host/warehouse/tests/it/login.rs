@@ -40,6 +40,16 @@ async fn no_server() {
         error.to_string(),
         "no Postgres server answers at /nowhere/at/all/.s.PGSQL.5432"
     );
+    assert!(!error.is_private_server_stopped());
+    assert_eq!(error.retry_class(), RetryClass::AfterReconnect);
+
+    let error = refused(&parse("host=/nowhere/.stepwell/postgres/run user=me")).await;
+    assert!(error.is_private_server_stopped());
+    let help = error.help().expect("help");
+    assert!(
+        help.contains("the private server of /nowhere,") && help.contains("`stepwell local start`"),
+        "{help}"
+    );
 
     let error = refused(&parse("postgres://me@no-such-host.invalid/d")).await;
     assert!(
