@@ -238,7 +238,8 @@ impl Failure {
         self
     }
 
-    /// Says what to do next, as a sentence.
+    /// Says what to do next, as a sentence. `<workflow>` in it becomes the path of the workflow file, with the variables that
+    /// were given: `stepwell run <workflow> --full-refresh`.
     #[must_use]
     pub fn with_help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());

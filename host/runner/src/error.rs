@@ -25,7 +25,8 @@ pub struct RunError {
     pub run_id: Option<String>,
     /// In what state the warehouse was left.
     pub state: WarehouseState,
-    /// The step at which a run may go on, if what was done before it need not be done again.
+    /// The step at which a run may go on, if what was done before it need not be done again. None where a plugin refused for
+    /// good: it would do so again.
     pub continue_from: Option<String>,
 }
 
@@ -396,6 +397,12 @@ impl RunError {
             | Problem::TemporaryFile { .. }
             | Problem::OutOfTime { .. } => Failure::Step,
         }
+    }
+
+    /// Whether a plugin refused what it found and says that the same call fails again. A run that goes on at that step finds
+    /// the same: tables that a full refresh or a change of the workflow has to mend.
+    pub(crate) fn fails_again(&self) -> bool {
+        matches!(&*self.problem, Problem::Plugin { source: CallError::Failure(failure) } if !failure.retryable)
     }
 
     /// Returns the error of the warehouse behind it, if there is one.

@@ -150,7 +150,7 @@ impl Difference {
                 ),
             )
             .with_setting(pointer)
-            .with_help("Drop it, run with --full-refresh again, and make it anew; or compute the columns that the table has.")
+            .with_help("Drop it, run `stepwell run <workflow> --full-refresh` again, and make it anew; or compute the columns that the table has.")
             .into()),
         }
     }
@@ -180,10 +180,10 @@ impl Difference {
         let only_new = self.dropped.is_empty() && self.changed.is_empty();
         match policy {
             OnSchemaChange::Fail if only_new => "Set `on-schema-change: append` to add the columns, NULL in rows that no run computes again; \
-                 or `on-schema-change: rebuild` and run once with --full-refresh."
+                 or `on-schema-change: rebuild` and run `stepwell run <workflow> --full-refresh` once."
                 .into(),
-            OnSchemaChange::Rebuild => "Run once with --full-refresh: it computes all rows again and changes the columns with them.".into(),
-            _ => "Set `on-schema-change: rebuild` and run once with --full-refresh, or compute the columns that the table has.".into(),
+            OnSchemaChange::Rebuild => "`stepwell run <workflow> --full-refresh` computes all rows again and changes the columns with them.".into(),
+            _ => "Set `on-schema-change: rebuild` and run `stepwell run <workflow> --full-refresh` once, or compute the columns that the table has.".into(),
         }
     }
 }

@@ -155,7 +155,7 @@ fn check_life(
         // Only the rows of this run's ids would come: a table with holes.
         (false, true) => Err(failure(
             format!("table {table} does not exist, though batches were processed into it"),
-            "Run once with --full-refresh to compute all of its rows, or correct the name.",
+            "`stepwell run <workflow> --full-refresh` computes all of its rows, once; or correct the name.",
         )
         .into()),
         (true, false) => {
@@ -210,7 +210,7 @@ fn foreign_rows(others: Option<&str>) -> String {
     };
     format!(
         "{whose}: then name another table here, since a derived table belongs to one playbook alone. If they are nobody's, \
-         run once with --full-refresh, which replaces all rows of the table."
+         `stepwell run <workflow> --full-refresh` replaces all rows of the table, once."
     )
 }
 

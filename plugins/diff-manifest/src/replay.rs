@@ -53,7 +53,7 @@ pub fn plan(
     };
     if wanted.len() > BATCHES_MAX as usize {
         return Err(Failure::new("too-many", format!("expected at most {BATCHES_MAX} batches at once, found more"))
-            .with_help("Replay a shorter stretch of time, then the next one; or everything with --full-refresh.")
+            .with_help("Replay a shorter stretch of time, then the next one; or everything: `stepwell run <workflow> --full-refresh`.")
             .into());
     }
     let rows = ask.one(batches(discovery, &wanted))?;

@@ -200,7 +200,7 @@ impl Rollup<'_> {
                 format!("table {table} has no column \"{name}\" yet"),
             )
             .with_setting("/columns")
-            .with_help("Run once with --full-refresh: the rows of earlier runs do not have it."));
+            .with_help("`stepwell run <workflow> --full-refresh` gives it to them: the rows of earlier runs do not have it."));
         }
         let same = self
             .fine

@@ -92,7 +92,7 @@ pub fn plan(run: &Run, with: &With, ask: &mut Ask<'_>) -> Result<Plan, Stop> {
             return Err(fail(message.into())
                 .with_help(
                     "Let it take batches for processed that stand before one with `before_batches IS NOT NULL`, or take \
-                     `retain` out and run once with --full-refresh.",
+                     `retain` out and run `stepwell run <workflow> --full-refresh` once.",
                 )
                 .into());
         }

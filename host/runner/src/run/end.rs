@@ -90,6 +90,7 @@ impl Context<'_> {
                 if let (Ok(Ok(())), None, true, Some(step)) =
                     (finished, &session, open, &error.step)
                     && error.failure() != Failure::Lease
+                    && !error.fails_again()
                 {
                     let workflow = self.steps.workflow;
                     error.continue_from = resume::offered(workflow, &totals.done, step.index);
