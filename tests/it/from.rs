@@ -659,3 +659,61 @@ async fn what_fails_again_is_not_gone_on_with() {
     db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
         .await;
 }
+
+/// A replay of a batch that is nowhere ends before it writes anything. What a run before it left is as it was, and can be
+/// gone on with.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_wrote_nothing_does_not_count() {
+    let failed = Failed::at_commit(Db::with_tables().await, 89, &[]).await;
+    let db = &failed.db;
+    let run_id = db.text("SELECT max(run_id) FROM stepwell.runs").await;
+    let (files, ..) = failed.traces().await;
+    for _ in 0..2 {
+        let nowhere = ["--batch", "1999-01-01 00:00:00"];
+        let replay = [&["manifest", "replay", &failed.file], &nowhere[..]].concat();
+        let ended = failed.program.run(&replay);
+        assert_eq!(ended.code, 6, "{}", ended.stderr);
+        let state = "nothing was written";
+        assert!(ended.stderr.contains(state), "{}", ended.stderr);
+    }
+    assert_eq!(failed.traces().await.0, files);
+    // Somebody who took the lease between them and left no word may have done anything.
+    db.sql("UPDATE stepwell.leases SET token = token + 1").await;
+    failed
+        .refused("commit", &["somebody else held the playbook's lease"])
+        .await;
+    db.sql("UPDATE stepwell.leases SET token = token - 1").await;
+    // One that was stopped says nothing of a statement that may have been on its way.
+    let newest = "run_id = (SELECT max(run_id) FROM stepwell.runs)";
+    db.sql(&format!(
+        "UPDATE stepwell.runs SET state = 'stopped' WHERE {newest}"
+    ))
+    .await;
+    failed.refused("commit", &["was a `manifest replay`"]).await;
+    db.sql(&format!(
+        "UPDATE stepwell.runs SET state = 'failed' WHERE {newest}"
+    ))
+    .await;
+    db.sql(MENDED).await;
+    let ended = failed.from("commit");
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert_eq!(ended.json()[0]["continues"], run_id.as_str());
+    db.assert_equals_rebuild("sessions.yaml", "derived.sessions")
+        .await;
+}
+
+/// A replay that failed after it had filled scratch tables counts: what was in them is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_wrote_counts() {
+    let failed = Failed::at_commit(Db::with_tables().await, 90, &[]).await;
+    let batch = failed
+        .db
+        .text("SELECT max(batch)::text FROM derived.manifest")
+        .await;
+    let replay = ["manifest", "replay", &failed.file, "--batch", &batch];
+    let ended = failed.program.run(&replay);
+    assert_eq!(ended.code, 6, "{}", ended.stderr);
+    let state = "scratch tables written";
+    assert!(ended.stderr.contains(state), "{}", ended.stderr);
+    failed.refused("commit", &["was a `manifest replay`"]).await;
+}

@@ -4,7 +4,7 @@ use serde_json::json;
 use stepwell_sql::TableName;
 use stepwell_warehouse::{AnswerLimits, Param, Session};
 
-use crate::error::RunError;
+use crate::error::{RunError, WarehouseState};
 use crate::lease::Lease;
 use crate::report::{Outcome, RetryReport, StepReport, StepState};
 
@@ -21,7 +21,7 @@ pub(crate) struct Purpose {
     pub(crate) command: &'static str,
     /// What was asked for; null for an ordinary run.
     pub(crate) request: serde_json::Value,
-    /// The digest of the workflow; none where no step runs.
+    /// The digest of the workflow; none where no step runs. It goes as a run ends that wrote nothing.
     pub(crate) workflow_digest: Option<String>,
 }
 
@@ -244,10 +244,12 @@ impl Journal {
         lease: &Lease,
         end: &End<'_>,
     ) -> Result<(), RunError> {
-        // A pass whose COMMIT got through without our knowing stays counted.
+        // A pass whose COMMIT got through without our knowing stays counted. What ended before it wrote anything left all to
+        // a later run as the one before it did: no digest says that it could be gone on with.
         let sql = "WITH finished AS (
               UPDATE stepwell.runs
-              SET state = $4, error = $5, finished_at = clock_timestamp(), passes = greatest(passes, $6)
+              SET state = $4, error = $5, finished_at = clock_timestamp(), passes = greatest(passes, $6),
+                workflow_digest = CASE WHEN $7 THEN workflow_digest END
               WHERE run_id = $1
             )
             UPDATE stepwell.leases SET released_at = clock_timestamp() WHERE playbook = $2 AND token = $3";
@@ -258,6 +260,7 @@ impl Journal {
             Param::Text(end.state().to_owned()),
             end.error().map_or(Param::Null, Param::Text),
             Param::Int64(end.passes().into()),
+            Param::Bool(end.wrote()),
         ];
         control
             .execute(sql, &params)
@@ -283,6 +286,14 @@ impl End<'_> {
                 crate::error::Failure::Stopped => "stopped",
                 _ => "failed",
             },
+        }
+    }
+
+    /// Whether it may have written anything but the journal.
+    fn wrote(&self) -> bool {
+        match self {
+            Self::Well(..) => true,
+            Self::Badly(error, _) => error.state != WarehouseState::Unchanged,
         }
     }
 

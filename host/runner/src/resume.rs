@@ -6,6 +6,10 @@
 //! its own only where all of this is as it was, and where nobody held the playbook's lease in between: then the manifest
 //! is as it was too.
 //!
+//! A run that failed before it wrote anything, as a replay of a batch that is nowhere does, is as if it had not been: the
+//! one before it counts. It says so itself, by an end without a digest, and no step of it is in the journal. What was
+//! stopped or died may have had a statement on its way, and counts.
+//!
 //! Scratch tables that may be large are unlogged, so a crash of the server, or of one of its processes, leaves them empty,
 //! in the same files. (Small ones are in the log, ahead of the journal's row: where that outlived a crash, so did they.) A
 //! table that had pages then has none, which is how that is found out; the time at which the server started
@@ -205,6 +209,8 @@ struct Left {
     token: i64,
     /// The token that the lease has.
     lease_token: i64,
+    /// Runs after it, none of which wrote anything; each took a token.
+    later_runs: i64,
     as_of_us: i64,
     request: Value,
     workflow_digest: Option<String>,
@@ -228,13 +234,18 @@ struct LeftStep {
 impl Left {
     async fn read(control: &Session, workflow: &Workflow) -> Result<Option<Self>, RunError> {
         let reading = || RunError::warehouse("read what the last run left");
+        // Whoever takes the lease takes the next token, so that runs which wrote nothing can be told from anybody else.
         let sql = "SELECT r.run_id, r.command, r.state, r.lease_token, l.token,
+              (SELECT count(*) FROM stepwell.runs AS later
+               WHERE later.playbook = l.playbook AND later.lease_token > r.lease_token) AS later_runs,
               round(extract(epoch FROM r.as_of)::numeric * 1000000)::bigint AS as_of_us,
               r.request::text AS request, r.workflow_digest, r.passes + 1 AS pass
             FROM stepwell.leases AS l
             JOIN stepwell.runs AS r ON r.playbook = l.playbook
             WHERE l.playbook = $1
-            ORDER BY r.lease_token DESC, r.started_at DESC
+            ORDER BY r.state = 'failed' AND r.command <> 'forget' AND r.workflow_digest IS NULL
+                AND NOT EXISTS (SELECT FROM stepwell.steps AS s WHERE s.run_id = r.run_id),
+              r.lease_token DESC, r.started_at DESC
             LIMIT 1";
         let playbook = [Param::Text(workflow.playbook.as_str().to_owned())];
         let run = control.ask(sql, &playbook, &AnswerLimits::default()).await;
@@ -250,6 +261,7 @@ impl Left {
             state: text("state"),
             token: number("lease_token"),
             lease_token: number("token"),
+            later_runs: number("later_runs"),
             as_of_us: number("as_of_us"),
             request: serde_json::from_str(&text("request")).unwrap_or_default(),
             workflow_digest: run.text(0, "workflow_digest").map(str::to_owned),
@@ -355,7 +367,7 @@ impl Left {
     /// Whether the run left anything that a run of this workflow could go on with.
     fn open(&self, workflow: &Workflow) -> Result<(), Refusal> {
         let run = &self.run_id;
-        if self.token != self.lease_token {
+        if self.token + self.later_runs != self.lease_token {
             return Err(Refusal::whole(format!(
                 "after run {run} somebody else held the playbook's lease, and may have changed its tables"
             )));
