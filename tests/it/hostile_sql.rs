@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stepwell_runner::{Problem, RunError, RunOptions, RunReport};
 use stepwell_sandbox::Digest;
-use stepwell_warehouse::{Session, SessionOptions};
+use stepwell_warehouse::{Session, SessionOptions, Target};
 use stepwell_workflow::{Inputs, Workflow};
 
 use crate::harness::{Db, components, fresh_components, parse, root};
@@ -946,6 +946,33 @@ steps: [{{ id: fold, uses: guest, with: {with} }}]
             "{asked}: {text}"
         );
     }
+}
+
+/// A verification in which a third party's step would take part is refused before the warehouse is so much as connected to,
+/// with the place of the step and what to do.
+#[tokio::test]
+async fn a_third_partys_step_is_not_verified() {
+    let workflow = parse(&text("ways", "", &question("SELECT 1 AS id")));
+    let options = RunOptions {
+        target: Some(Target::parse("postgres://me@127.0.0.1:1/nowhere").expect("a target")),
+        ..RunOptions::default()
+    };
+    let (_stopper, stop) = stepwell_runner::stop();
+    let what = stepwell_runner::VerifyOptions::default();
+    let unobserved = &stepwell_runner::Unobserved;
+    let verifying =
+        stepwell_runner::verify(&workflow, &components(), &options, &what, unobserved, stop).await;
+    let error = verifying.expect_err("it is a third party's");
+    let said = words(&error);
+    assert!(said.starts_with("step \"attack\" (hostile "), "{said}");
+    assert!(
+        said.contains("): a third party's step cannot be verified"),
+        "{said}"
+    );
+    assert_eq!(error.failure(), stepwell_runner::Failure::Step);
+    let help = error.help().expect("a help");
+    assert!(help.contains("without this step"), "{help}");
+    assert!(help.contains("`plugins.hostile`"), "{help}");
 }
 
 /// Another file under the same name has not been granted anything.

@@ -184,6 +184,15 @@ pub enum Problem {
         /// All that it can do beyond its grants, and all that it lacks of them; at least one.
         findings: Vec<Finding>,
     },
+    /// A third party's step cannot take part in a verification; nothing was done.
+    #[error(
+        "a third party's step cannot be verified: its SQL runs under a login of its own, which does not see the tables of a \
+         verification, made in one transaction of the workflow's login that is never committed"
+    )]
+    NotVerifiable {
+        /// The plugin's name in the workflow.
+        plugin: String,
+    },
     /// The statements of a third party's step took longer than they may.
     #[error("the step's statements took longer than the limit \"{}\" of {} s", limit.name(), value.as_secs_f64())]
     OutOfTime {
@@ -393,6 +402,7 @@ impl RunError {
             | Problem::Load { .. }
             | Problem::Refused(_)
             | Problem::NotGranted { .. }
+            | Problem::NotVerifiable { .. }
             | Problem::Folded { .. }
             | Problem::TemporaryFile { .. }
             | Problem::OutOfTime { .. } => Failure::Step,
@@ -425,6 +435,11 @@ impl RunError {
                 Some(limit.limit.help(plugin))
             }
             Problem::NotGranted { mend, .. } => Some(mend.clone()),
+            Problem::NotVerifiable { plugin } => Some(format!(
+                "To compare the tables of the other steps, verify a copy of the file, beside it, without this step and those that read \
+                 from it; `stepwell plugin inspect` shows what a plugin asks for, and one that is your own says `trust: own` \
+                 under `plugins.{plugin}`."
+            )),
             Problem::Role { plugin, findings, .. } => {
                 let script = "`stepwell plugin grants <workflow>` prints what makes";
                 if findings.iter().any(Finding::is_of_anothers_role) {
@@ -490,6 +505,14 @@ impl RunError {
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.step {
+            // Nothing was tried that could have failed.
+            Some(step) if matches!(*self.problem, Problem::NotVerifiable { .. }) => {
+                write!(
+                    f,
+                    "step \"{}\" ({}): {}",
+                    step.id, step.plugin, self.problem
+                )
+            }
             Some(step) => write!(
                 f,
                 "step \"{}\" ({}) failed: {}",

@@ -138,8 +138,7 @@ impl<'a> Steps<'a> {
 
     /// Returns the plugin of a step if it is a third party's.
     pub(crate) fn third_party(&self, index: usize) -> Option<&'a PluginEntry> {
-        let entry = self.workflow.plugins.get(&self.workflow.steps[index].uses);
-        entry.filter(|entry| entry.trust == Trust::ThirdParty)
+        third_party(self.workflow, index)
     }
 
     pub(crate) fn rights(&self, index: usize) -> &Rights {
@@ -157,14 +156,7 @@ impl<'a> Steps<'a> {
     }
 
     pub(crate) fn place(&self, index: usize) -> StepPlace {
-        let step = &self.workflow.steps[index];
-        StepPlace {
-            index,
-            id: step.id.clone(),
-            plugin: format!("{} {}", step.uses, step.kind.version),
-            setting: None,
-            statement: None,
-        }
+        place(self.workflow, index)
     }
 
     /// Returns the conversation that asks step `index` what to do, with what earlier steps published.
@@ -324,6 +316,24 @@ impl<'a> Steps<'a> {
             relations.push(relation(alias, table.schema(), table.name(), about));
         }
         relations
+    }
+}
+
+/// Returns the plugin of a step if it is a third party's.
+pub(crate) fn third_party(workflow: &Workflow, index: usize) -> Option<&PluginEntry> {
+    let entry = workflow.plugins.get(&workflow.steps[index].uses);
+    entry.filter(|entry| entry.trust == Trust::ThirdParty)
+}
+
+/// Returns where a step is, without a setting or statement of it.
+pub(crate) fn place(workflow: &Workflow, index: usize) -> StepPlace {
+    let step = &workflow.steps[index];
+    StepPlace {
+        index,
+        id: step.id.clone(),
+        plugin: format!("{} {}", step.uses, step.kind.version),
+        setting: None,
+        statement: None,
     }
 }
 

@@ -31,7 +31,7 @@ use crate::policy::Checked;
 use crate::reduce::{self, Prepared, ReductionWithin};
 use crate::run::{Interrupts, RunOptions};
 use crate::source;
-use crate::step::{Asked, Steps};
+use crate::step::{self, Asked, Steps};
 use crate::stop::Stop;
 
 /// The alias under which steps publish what they found.
@@ -117,7 +117,8 @@ pub struct LeftOut {
 ///
 /// # Errors
 ///
-/// [`RunError`] if a step fails, or if no step of the workflow compares anything.
+/// [`RunError`] if a step fails, or if no step of the workflow compares anything; [`Problem::NotVerifiable`], before the
+/// warehouse is connected to, if a step is a third party's.
 pub async fn verify(
     workflow: &Workflow,
     components: &Components,
@@ -127,6 +128,7 @@ pub async fn verify(
     stop: Stop,
 ) -> Result<VerifyReport, RunError> {
     let begun = Instant::now();
+    refuse_third_parties(workflow)?;
     let run_id = uuid::Uuid::now_v7().to_string();
     // Random, so that two verifications of a playbook do not meet either; and short, since names are cut at 63 bytes.
     let workflow = &workflow.with_scratch_family(&format!("v${}", &run_id[run_id.len() - 6..]));
@@ -151,6 +153,20 @@ pub async fn verify(
     let mut report = listening.await?;
     report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(report)
+}
+
+/// Refuses a workflow with a third party's step, before any work: all that comes before that step would be for nothing. Its
+/// SQL must not run here at all, since every statement of a verification is the workflow's login's.
+fn refuse_third_parties(workflow: &Workflow) -> Result<(), RunError> {
+    for index in 0..workflow.steps.len() {
+        if let Some(plugin) = step::third_party(workflow, index) {
+            let problem = Problem::NotVerifiable {
+                plugin: plugin.name.clone(),
+            };
+            return Err(RunError::new(problem).at(step::place(workflow, index)));
+        }
+    }
+    Ok(())
 }
 
 struct Verification<'a> {
@@ -229,11 +245,6 @@ impl Verification<'_> {
         let workflow = self.steps.workflow;
         let step = &workflow.steps[index];
         self.event(&Event::StepStarted { step: &step.id });
-        if self.steps.third_party(index).is_some() {
-            let why = "its SQL runs under a login of its own, which cannot see the tables of a verification: they are part \
-                       of one transaction of the workflow's login that is never committed";
-            return Err(RunError::new(Problem::Refused(why.into())).at(self.steps.place(index)));
-        }
         let (plan, reducer) = match self.plan(index).await {
             Ok(planned) => planned,
             Err(error) if !step.critical && self.interrupts.check().is_ok() => {
