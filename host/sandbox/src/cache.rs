@@ -26,31 +26,45 @@ const CHECKSUM: &str = "crc32";
 /// Beginning of the name of a file that is being written.
 const TEMPORARY: &str = ".writing-";
 
-/// A directory of artefacts for one engine.
-pub(crate) struct Cache {
+/// A directory of artefacts, which is safe to use.
+#[derive(Clone)]
+pub(crate) struct Folder {
     dir: PathBuf,
-    /// Which engine: its settings, wasmtime's version and the processor's features.
-    engine_hash: u64,
     bytes_max: u64,
 }
 
-impl Cache {
-    /// Returns the cache in `dir`, which is made if it is missing; none, with a warning, if it is
+impl Folder {
+    /// Returns the folder at `dir`, which is made if it is missing; none, with a warning, if it is
     /// not safe to use.
-    pub(crate) fn open(dir: &Path, engine: &Engine, bytes_max: u64) -> Option<Self> {
+    pub(crate) fn open(dir: &Path, bytes_max: u64) -> Option<Self> {
         if let Err(error) = prepare(dir) {
             warn!(dir = %dir.display(), %error, "compiled plugins are not cached");
             return None;
         }
+        Some(Self {
+            dir: dir.to_owned(),
+            bytes_max,
+        })
+    }
+}
+
+/// The artefacts of one engine in a folder, which it may share with others.
+pub(crate) struct Cache {
+    folder: Folder,
+    /// Which engine: its settings, wasmtime's version and the processor's features.
+    engine_hash: u64,
+}
+
+impl Cache {
+    pub(crate) fn new(folder: Folder, engine: &Engine) -> Self {
         // `new` has fixed keys: the hash must be the same in the next process. A newer Rust may
         // hash differently, and then the artefacts are compiled again.
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        Some(Self {
-            dir: dir.to_owned(),
+        Self {
+            folder,
             engine_hash: hasher.finish(),
-            bytes_max,
-        })
+        }
     }
 
     /// Returns the compiled component and the size of its artefact; none if it is not here or not
@@ -102,16 +116,19 @@ impl Cache {
             .and_then(|()| self.write(&self.path(digest, CHECKSUM), checksum(artefact).as_bytes()));
         match stored {
             Ok(()) => debug!(%digest, bytes = artefact.len(), "compiled plugin cached"),
-            Err(error) => warn!(dir = %self.dir.display(), %error, "could not cache a plugin"),
+            Err(error) => {
+                warn!(dir = %self.folder.dir.display(), %error, "could not cache a plugin");
+            }
         }
         if let Err(error) = self.prune() {
-            warn!(dir = %self.dir.display(), %error, "could not tidy compiled plugins");
+            warn!(dir = %self.folder.dir.display(), %error, "could not tidy compiled plugins");
         }
     }
 
     fn path(&self, digest: Digest, extension: &str) -> PathBuf {
         let digest = digest.to_string().replace(':', "-");
-        self.dir
+        self.folder
+            .dir
             .join(format!("{digest}-{:016x}.{extension}", self.engine_hash))
     }
 
@@ -119,7 +136,7 @@ impl Cache {
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut file = tempfile::Builder::new()
             .prefix(TEMPORARY)
-            .tempfile_in(&self.dir)?;
+            .tempfile_in(&self.folder.dir)?;
         file.write_all(bytes)?;
         file.persist(path)?;
         Ok(())
@@ -134,14 +151,14 @@ impl Cache {
         };
         let used = File::open(path).and_then(|file| Ok(futimens(file, &now)?));
         if let Err(error) = used {
-            debug!(dir = %self.dir.display(), %error, "could not mark a compiled plugin as used");
+            debug!(dir = %self.folder.dir.display(), %error, "could not mark a compiled plugin as used");
         }
     }
 
     /// Removes the artefacts used longest ago until the rest fits.
     fn prune(&self) -> io::Result<()> {
         let mut artefacts = Vec::new();
-        for entry in fs::read_dir(&self.dir)? {
+        for entry in fs::read_dir(&self.folder.dir)? {
             let path = entry?.path();
             if is_leftover(&path) {
                 fs::remove_file(&path).or_else(ignore_missing)?;
@@ -156,7 +173,7 @@ impl Cache {
         artefacts.sort();
         let mut bytes: u64 = artefacts.iter().map(|(_, size, _)| size).sum();
         for (_, size, path) in artefacts {
-            if bytes <= self.bytes_max {
+            if bytes <= self.folder.bytes_max {
                 break;
             }
             fs::remove_file(path.with_extension(CHECKSUM)).or_else(ignore_missing)?;
@@ -228,7 +245,8 @@ mod tests {
     use super::*;
 
     fn cache(dir: &Path, bytes_max: u64) -> Option<Cache> {
-        Cache::open(dir, &Engine::default(), bytes_max)
+        let folder = Folder::open(dir, bytes_max)?;
+        Some(Cache::new(folder, &Engine::default()))
     }
 
     fn make_older(path: &Path, age_secs: u64) {

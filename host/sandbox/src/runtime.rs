@@ -4,9 +4,9 @@ use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker};
 
 use crate::bindings::{planner::Planner, wasi::Wasi};
-use crate::cache::Cache;
+use crate::cache::{Cache, Folder};
 use crate::engine::{self, Compiler};
-use crate::sandbox::{SandboxError, SandboxOptions};
+use crate::sandbox::SandboxError;
 use crate::state::State;
 use crate::ticker::Ticker;
 
@@ -19,10 +19,7 @@ pub(crate) struct Runtime {
 }
 
 impl Runtime {
-    pub(crate) fn start(
-        compiler: Compiler,
-        options: &SandboxOptions,
-    ) -> Result<Self, SandboxError> {
+    pub(crate) fn start(compiler: Compiler, folder: Option<&Folder>) -> Result<Self, SandboxError> {
         let on_engine = |error: wasmtime::Error| SandboxError::Engine {
             source: error.into(),
         };
@@ -31,10 +28,7 @@ impl Runtime {
         let linker = linker(&engine).map_err(on_engine)?;
         let ticker =
             Ticker::start(engine.weak()).map_err(|source| SandboxError::Ticker { source })?;
-        let cache = options
-            .cache_dir
-            .as_deref()
-            .and_then(|dir| Cache::open(dir, &engine, options.cache_bytes_max));
+        let cache = folder.map(|folder| Cache::new(folder.clone(), &engine));
         Ok(Self {
             engine,
             linker,

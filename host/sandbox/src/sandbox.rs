@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::cache::Folder;
 use crate::compile;
 use crate::compile::child::{self, ChildCompiler, ChildError};
 use crate::component::{Component, Program};
@@ -95,7 +96,10 @@ impl Sandbox {
     ///
     /// If the processor or the system cannot run it. An unusable cache directory is no error.
     pub fn new(options: SandboxOptions) -> Result<Self, SandboxError> {
-        let start = |compiler| Runtime::start(compiler, &options).map(Arc::new);
+        let folder = options
+            .cache_dir
+            .and_then(|dir| Folder::open(&dir, options.cache_bytes_max));
+        let start = |compiler| Runtime::start(compiler, folder.as_ref()).map(Arc::new);
         let runtime = start(Compiler::Optimising)?;
         let builtin = match Compiler::BUILTIN {
             Compiler::Optimising => Arc::clone(&runtime),
