@@ -376,7 +376,8 @@ impl Context<'_> {
         plan: Option<&Plan>,
     ) -> StepReport {
         let published = plan.map(Published::of).unwrap_or_default();
-        let advised = plan.map(advice::of).unwrap_or_default().into_iter();
+        let advised = plan.map(advice::of).unwrap_or_default();
+        let noted = plan.into_iter().flat_map(|plan| &plan.notes);
         let mut measures = executed.measures;
         for (name, value) in published.all() {
             *measures.entry(name.clone()).or_default() += value;
@@ -397,8 +398,9 @@ impl Context<'_> {
             statements: executed.statements,
             measures,
             published,
-            notes: plan.map(advice::notes).unwrap_or_default(),
+            notes: noted.chain(&advised).cloned().collect(),
             advice: advised
+                .into_iter()
                 .map(|note| Advice {
                     note,
                     is_new: false,
